@@ -1,0 +1,40 @@
+"""pillarbox: the SMTP and LMTP server for Python.
+
+    server = SMTPServer(auth_optional=True, on_data=deliver)
+    server.run(2525, "127.0.0.1")
+
+The names below are the public ones; modules and names that are not here may change in any release.
+"""
+
+from pillarbox.errors import ConfigurationError, HandshakeFailed, MessageTooLarge, Reject
+from pillarbox.net.dns import DNSResolver, HostNames
+from pillarbox.options import Options
+from pillarbox.server import SMTPServer
+from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
+from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.stream import MessageStream
+from pillarbox.trace import received_header, return_path_header
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Address",
+    "AuthRequest",
+    "ConfigurationError",
+    "DNSResolver",
+    "Envelope",
+    "HandshakeFailed",
+    "HostNames",
+    "MessageDSN",
+    "MessageStream",
+    "MessageTooLarge",
+    "Options",
+    "Recipient",
+    "RecipientDSN",
+    "Reject",
+    "SMTPServer",
+    "Session",
+    "TLSInfo",
+    "received_header",
+    "return_path_header",
+]

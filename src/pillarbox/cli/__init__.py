@@ -1,0 +1,25 @@
+"""The program ``pillarbox``: its commands are put together here, and each has a file of its own.
+
+The program uses what ``pillarbox`` exports, and ``pillarbox.deliver``, nothing else of the library.
+"""
+
+from __future__ import annotations
+
+import click
+
+from pillarbox import __version__
+from pillarbox.cli.serve import serve
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Try it: pillarbox serve")
+@click.version_option(__version__, message="%(prog)s %(version)s")
+def program() -> None:
+    """Receive mail by SMTP and LMTP."""
+
+
+program.add_command(serve)
+
+
+def main() -> None:
+    """Run the program, by the same name however it was started."""
+    program(prog_name="pillarbox")

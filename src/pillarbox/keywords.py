@@ -1,0 +1,79 @@
+"""The options as typed keywords of ``SMTPServer`` and ``listen``: for type checkers and editors alone.
+
+``Options`` declares them; a test holds the two equal.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+from pillarbox.options import PEM, Hook, Resolver, TLSVersion
+
+
+class OptionKeywords(TypedDict, total=False):
+    """The fields of ``Options``, none of them required."""
+
+    name: str
+    banner: str
+    helo_response: str
+    size: int | None
+    hide_size: bool
+    lmtp: bool
+    logger: Any
+    component: str
+    secure: bool
+    needs_upgrade: bool
+    secured: bool
+    key: PEM | None
+    cert: PEM | None
+    ca: PEM | None
+    key_password: str | None
+    ciphers: str | None
+    minimum_tls_version: TLSVersion
+    request_cert: bool
+    reject_unauthorized: bool
+    sni_options: Mapping[str, Mapping[str, Any]] | None
+    sni_callback: Hook | None
+    ssl_context: ssl.SSLContext | None
+    handshake_timeout: float
+    hide_starttls: bool
+    allow_insecure_auth: bool
+    auth_methods: Sequence[str]
+    auth_optional: bool
+    auth_required_message: str
+    max_allowed_unauthenticated_commands: int | Literal[False]
+    disabled_commands: Sequence[str]
+    hide_pipelining: bool
+    hide_8bitmime: bool
+    hide_smtputf8: bool
+    hide_enhanced_status_codes: bool
+    hide_dsn: bool
+    hide_requiretls: bool
+    max_command_length: int
+    lenient_address_parsing: bool
+    lenient_parameters: bool
+    bare_newline: Literal["normalize", "reject", "accept"]
+    forbid_unauth_pipelining: bool
+    enforce_size: bool
+    greet_delay: float
+    socket_timeout: float
+    close_timeout: float
+    handler_timeout: float | None
+    max_clients: int | None
+    disable_reverse_lookup: bool
+    resolver: Resolver | None
+    use_proxy: bool | Sequence[str]
+    proxy_timeout: float
+    ignored_hosts: Sequence[str]
+    use_xclient: bool | Sequence[str]
+    use_xforward: bool | Sequence[str]
+    on_connect: Hook | None
+    on_secure: Hook | None
+    on_auth: Hook | None
+    on_mail_from: Hook | None
+    on_rcpt_to: Hook | None
+    on_data: Hook | None
+    on_close: Hook | None
+    on_error: Hook | None

@@ -1,0 +1,65 @@
+"""Log records: one line per event, with fields; nothing is formatted while its level is off, no credential ever.
+
+All goes through the standard ``logging`` tree under ``pillarbox``, which is silent until it is configured.
+"""
+
+from __future__ import annotations
+
+import logging
+from logging import DEBUG, ERROR, INFO, WARNING
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.smtp.reply import printable
+
+if TYPE_CHECKING:
+    from pillarbox.session import Session
+
+ROOT = logging.getLogger("pillarbox")
+ROOT.addHandler(logging.NullHandler())
+_METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
+CONSOLE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s [%(cid)s]"
+
+
+class EventLog:
+    """Where a listener's events go: the option ``logger`` and ``component``, decided once.
+
+    A record's fields: ``component``, ``cid`` (session id), ``tnx`` (what kind of event), ``user``, ``address``
+    (the client's).
+    """
+
+    def __init__(self, logger: Any, component: str) -> None:
+        self._logger = _console() if logger is True else (logger or ROOT)
+        self._component = component
+        # An object that is no logging.Logger may not know levels: then it gets every record.
+        self.enabled = getattr(self._logger, "isEnabledFor", lambda _level: True)
+
+    def event(
+        self,
+        level: int,
+        tnx: str,
+        session: Session | None,
+        message: str,
+        *parts: object,
+        error: BaseException | None = None,
+    ) -> None:
+        """Log one event, if the level is on."""
+        if not self.enabled(level):
+            return
+        fields = {"component": self._component, "tnx": tnx, "cid": "", "user": None, "address": ""}
+        if session is not None:
+            fields |= {"cid": session.id, "user": session.user, "address": session.remote_address}
+        # A client's or a handler's text must not forge a line of a text log.
+        safe = [printable(part) if isinstance(part, str) else part for part in parts]
+        log = getattr(self._logger, _METHODS[level])
+        log(message, *safe, extra=fields, exc_info=error)
+
+
+def _console() -> logging.Logger:
+    """Return the logger of ``logger=True``: to standard error, from INFO up."""
+    console = ROOT.getChild("console")
+    if not console.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter(CONSOLE_FORMAT))
+        console.addHandler(handler)
+        console.setLevel(INFO)
+    return console

@@ -1,0 +1,1 @@
+"""Everything that touches sockets: the asyncio transport, TLS, DNS, listeners."""

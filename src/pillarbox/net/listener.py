@@ -1,0 +1,117 @@
+"""One listener: what its options come to, made once, and the sweep that ends silent connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.logs import EventLog
+from pillarbox.net.connection import LINE_END_TIME, Connection
+from pillarbox.net.tls import TLSContexts
+from pillarbox.networks import Networks
+from pillarbox.smtp.service import Hook, Service
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from pillarbox.net.dns import HostNames
+    from pillarbox.options import Options
+    from pillarbox.session import Session
+
+
+class Connections:
+    """The live connections of a server, and the one sweep that watches their deadlines."""
+
+    def __init__(self) -> None:
+        self.all: set[Connection] = set()
+        self.counted = 0
+        self._interval = 1.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, timeouts: Iterable[float]) -> None:
+        """Sweep often enough for these: a timeout is kept to within a sixteenth, or a second at most."""
+        self._interval = min(self._interval, max(0.02, min(timeouts) / 16))
+
+    def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to watch a connection."""
+        self.all.add(connection)
+        if self._timer is None:
+            self._timer = loop.call_later(self._interval, self._sweep, loop)
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that is over."""
+        self.all.discard(connection)
+        if connection.counted:
+            connection.counted = False
+            self.counted -= 1
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        for connection in [c for c in self.all if 0.0 < c.deadline <= now]:
+            connection.expire()
+        self._timer = loop.call_later(self._interval, self._sweep, loop) if self.all else None
+
+
+class Listener:
+    """What one ``listen()`` offers, and how its connections reach the server."""
+
+    def __init__(self, options: Options, hooks: Mapping[str, Hook], connections: Connections, names: HostNames) -> None:
+        self.options = options
+        self.connections = connections
+        self.names = names
+        log = EventLog(options.logger, options.component)
+        self.service = Service(options, hooks, log)
+        self.tls = TLSContexts(options, self._sni_problem)
+        self.proxies = Networks(options.use_proxy)
+        self.ignored = Networks(options.ignored_hosts)
+        self.quiet_service = Service(options, {**hooks, "on_connect": _nothing, "on_close": _nothing}, _silent())
+        self.tls_first = options.secure and not options.secured
+        connections.watch((options.socket_timeout, options.proxy_timeout, LINE_END_TIME))
+
+    def __call__(self) -> Connection:
+        """Make the protocol of a new connection."""
+        return Connection(self, asyncio.get_running_loop())
+
+    def renewed(self, tls_options: Mapping[str, Any]) -> tuple[Options, TLSContexts]:
+        """Return options and contexts with these changes, without changing anything yet."""
+        options = self.options.replace(**tls_options)
+        return options, TLSContexts(options, self._sni_problem)
+
+    def opened(self, connection: Connection) -> None:
+        """Note a new connection."""
+        self.connections.add(connection, asyncio.get_running_loop())
+
+    def closed(self, connection: Connection) -> None:
+        """Note the end of a connection."""
+        self.connections.remove(connection)
+
+    def admits(self, connection: Connection) -> bool:
+        """Count a connection, unless ``max_clients`` are there."""
+        limit = self.options.max_clients
+        if limit is not None and self.connections.counted >= limit:
+            return False
+        self.connections.counted += 1
+        connection.counted = True
+        return True
+
+    async def report(self, error: Exception, session: Session) -> None:
+        """Tell ``on_error``."""
+        answer = self.service.hooks["on_error"](error, session)
+        if answer is not None:
+            await answer
+
+    def _sni_problem(self, error: Exception, server_name: str | None) -> None:
+        self.service.log.event(
+            logging.ERROR, "tls", None, "sni_callback failed for %s, the default is used", server_name, error=error
+        )
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+def _silent() -> EventLog:
+    silent = logging.Logger("pillarbox.ignored")  # noqa: LOG001 - of no tree: nobody shall configure it
+    silent.disabled = True
+    return EventLog(silent, "")

@@ -1,0 +1,62 @@
+"""Names of sockets, and the care a Unix socket's path needs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+
+# How long connections that were told to end may take to do it.
+CUT_OFF_TIME = 1.0
+
+
+def name_of(sock: socket.socket) -> tuple[str, int] | str:
+    """Return ``(host, port)`` of a listening socket, or a Unix socket's path."""
+    name = sock.getsockname()
+    if isinstance(name, tuple):
+        return str(name[0]), int(name[1])
+    return os.fsdecode(name)
+
+
+def display(address: tuple[str, int] | str) -> str:
+    """Write an address as people do: ``127.0.0.1:25``, ``[::1]:25``, ``unix:/run/lmtp``."""
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+class UnixPath:
+    """The path of a Unix socket: a stale one is replaced, a served one is not, and only our own is removed."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._inode: int | None = None
+
+    def refuse_if_served(self) -> None:
+        """Raise OSError (EADDRINUSE) where another process answers; the event loop would take its path away."""
+        try:
+            if not stat.S_ISSOCK(os.stat(self.path).st_mode):  # noqa: PTH116 - an abstract name is no path
+                raise OSError(errno.EADDRINUSE, "there is a file that is no socket", self.path)
+        except (FileNotFoundError, ValueError):
+            return
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1.0)
+            try:
+                probe.connect(self.path)
+            except OSError:
+                return
+        raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), self.path)
+
+    def note(self) -> None:
+        """Remember the socket that was bound."""
+        with contextlib.suppress(OSError, ValueError):
+            self._inode = os.stat(self.path).st_ino  # noqa: PTH116
+
+    def remove(self) -> None:
+        """Remove the path, if it is still ours."""
+        with contextlib.suppress(OSError, ValueError):
+            if self._inode is not None and os.stat(self.path).st_ino == self._inode:  # noqa: PTH116
+                os.unlink(self.path)  # noqa: PTH108

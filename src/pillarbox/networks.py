@@ -1,0 +1,41 @@
+"""Addresses of peers: their one canonical form, and which of them a list of addresses and networks means."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+
+def normal_address(address: str) -> str:
+    """Return an address in its canonical form: IPv4-mapped IPv6 unwrapped, IPv6 compressed, without a zone.
+
+    Raises ValueError for what is no address.
+    """
+    parsed = ip_address(address.partition("%")[0])
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        parsed = parsed.ipv4_mapped
+    return str(parsed)
+
+
+class Networks:
+    """A set of peers: ``address in networks``. True or ``*`` is everyone, False or an empty list no one."""
+
+    __slots__ = ("_everyone", "_networks")
+
+    def __init__(self, listed: bool | Iterable[str]) -> None:
+        entries = () if isinstance(listed, bool) else tuple(listed)
+        self._everyone = listed is True or "*" in entries
+        self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(
+            ip_network(entry, strict=False) for entry in entries if entry != "*"
+        )
+
+    def __bool__(self) -> bool:
+        return self._everyone or bool(self._networks)
+
+    def __contains__(self, address: str) -> bool:
+        if self._everyone:
+            return True
+        if not self._networks or not address:  # a Unix socket's peer has no address
+            return False
+        peer = ip_address(address)
+        return any(peer in network for network in self._networks)

@@ -1,0 +1,349 @@
+"""How options are checked: names, types, values and combinations, each with one clear error that names the option."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import ssl
+import types as pytypes
+import typing
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from inspect import iscoroutinefunction
+from ipaddress import ip_network
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+from pillarbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from pillarbox.options import Declaration, Options
+
+AUTH_METHODS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
+# Every verb of the SMTP RFCs, so that a list made for another server moves over and a misspelt one is still found.
+VERBS = (
+    "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
+    "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
+)  # fmt: skip
+_SECRET = ("key", "key_password")  # a wrong value of these is not shown
+_WORDS: dict[Any, str] = {
+    str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "None",
+    bytes: "bytes",
+}
+
+
+def wrong(name: str, problem: str) -> NoReturn:
+    """Raise the error for one option."""
+    raise ConfigurationError(f"option {name}: {problem}")
+
+
+# --- Names
+
+
+def names(given: Mapping[str, Any], what: str) -> None:
+    """Refuse a name that is no option, with the likely spelling."""
+    known = _declarations()
+    for name in given:
+        if name not in known:
+            raise ConfigurationError(f"unknown {what} {name!r}{_hint(name)}")
+
+
+def _hint(name: str) -> str:
+    for option, declaration in _declarations().items():
+        if declaration.reference == name:
+            return f": its name here is {option!r} (Options.from_camel_case takes such names as they are)"
+    return likely(name.lower(), list(_declarations()))
+
+
+def likely(name: str, known: Sequence[str]) -> str:
+    """Return ``": did you mean 'size'?"`` or nothing."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+# --- Types: pydantic decides, and makes the schema; it is imported at the first construction (60 ms)
+
+
+@lru_cache(maxsize=1)
+def hints() -> dict[str, Any]:
+    """Return option → type, for all that a configuration file can hold."""
+    from pillarbox.options import Options
+
+    found = typing.get_type_hints(Options, localns={"ssl": ssl})
+    return {name: found[name] for name, declaration in _declarations().items() if not declaration.in_code_only}
+
+
+@lru_cache(maxsize=1)
+def _model() -> type[BaseModel]:
+    from pydantic import ConfigDict, Field, create_model
+
+    fields: dict[str, Any] = {}
+    for name, hint in hints().items():
+        declaration = _declarations()[name]
+        extra: dict[str, Any] = {"section": declaration.section} | (
+            {"unit": declaration.unit} if declaration.unit else {}
+        )
+        kind = bool if name == "logger" else hint
+        field = Field(default=plain_default(name), description=declaration.help, json_schema_extra=extra)
+        fields[name] = (kind, field)
+    return create_model("Options", __config__=ConfigDict(strict=True, extra="forbid"), **fields)
+
+
+def plain_default(name: str) -> Any:
+    """Return the default as TOML would write it; None where it is computed or there is none."""
+    from dataclasses import MISSING, fields
+
+    from pillarbox.options import Options
+
+    default = next(field.default for field in fields(Options) if field.name == name)
+    if default is MISSING:
+        return None
+    return list(default) if isinstance(default, tuple) else default
+
+
+def types(options: Options) -> None:
+    """Refuse a value of the wrong type."""
+    from pydantic import ValidationError
+
+    given = {name: getattr(options, name) for name in hints()}
+    if not isinstance(given["logger"], bool):
+        del given["logger"]  # a logger object; its own check follows
+    try:
+        _model().model_validate(given)
+    except ValidationError as error:
+        name = str(error.errors(include_url=False)[0]["loc"][0])
+        shown = "" if name in _SECRET else f", not {given[name]!r}"
+        wrong(name, f"must be {describe(hints()[name])}{shown}")
+
+
+def describe(hint: Any) -> str:
+    """Say a type in words: ``int | None`` is "a whole number or None"."""
+    origin = get_origin(hint)
+    if origin in (typing.Union, pytypes.UnionType):
+        return " or ".join(dict.fromkeys(describe(part) for part in get_args(hint)))
+    if origin is Literal:
+        return ", ".join(repr(choice) for choice in get_args(hint))
+    if origin is not None and issubclass(origin, Mapping):
+        return "a table"
+    if origin is not None and issubclass(origin, Sequence):
+        return "a list of strings" if get_args(hint) == (str,) else "a list of these"
+    return _WORDS.get(hint, "a path")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema of the options that a configuration file can hold."""
+    schema: dict[str, Any] = _model().model_json_schema()
+    for name, declaration in _declarations().items():
+        if declaration.shown_default is not None:
+            schema["properties"][name].pop("default", None)
+    return schema
+
+
+# --- Values: each takes (name, value), refuses it or returns it as it is kept
+
+
+def positive(name: str, value: Any) -> Any:
+    """Refuse a number that is not above zero; None and False mean no limit."""
+    if value is not None and value is not False and not (math.isfinite(value) and value > 0):
+        wrong(name, f"must be above 0, not {value!r}")
+    return value
+
+
+def not_negative(name: str, value: float) -> float:
+    """Refuse a number below zero."""
+    if not (math.isfinite(value) and value >= 0):
+        wrong(name, f"must be 0 or more, not {value!r}")
+    return value
+
+
+def command_length(name: str, value: int) -> int:
+    """Refuse a limit below RFC 5321 4.5.3.1.4: a command line may have 512 octets."""
+    if value < 512:
+        wrong(name, f"must be 512 or more (RFC 5321 4.5.3.1.4), not {value!r}")
+    return value
+
+
+def text(name: str, value: str) -> str:
+    """Refuse control characters in what goes into a reply."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in value):
+        wrong(name, f"must not hold control characters: {value!r}")
+    return value
+
+
+def host_name(name: str, value: str) -> str:
+    """Refuse what cannot be a host name in a greeting."""
+    if not value or len(value) > 255 or not value.isascii() or not all(c.isalnum() or c in "-._[]:" for c in value):
+        wrong(name, f"must be a host name or an address literal, not {value!r}")
+    return value
+
+
+def hook(name: str, value: Any) -> Any:
+    """Refuse a handler that cannot be called."""
+    if value is not None and not callable(value):
+        wrong(name, f"must be a function, not {type(value).__name__}")
+    return value
+
+
+def plain_function(name: str, value: Any) -> Any:
+    """Refuse a coroutine function where OpenSSL calls back and waits."""
+    hook(name, value)
+    if iscoroutinefunction(value) or iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004 - its kind matters
+        wrong(name, "must be a plain function: OpenSSL calls it inside the handshake and cannot await 'async def'")
+    return value
+
+
+def ssl_context(name: str, value: Any) -> Any:
+    """Refuse what is no context, or a client's."""
+    if value is None:
+        return value
+    if not isinstance(value, ssl.SSLContext):
+        wrong(name, f"must be an ssl.SSLContext, not {type(value).__name__}")
+    if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
+        wrong(name, "is made for clients: use ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")
+    return value
+
+
+def resolver(name: str, value: Any) -> Any:
+    """Refuse an object without ``async reverse(ip)``."""
+    if value is not None and not callable(getattr(value, "reverse", None)):
+        wrong(name, "must be an object with a method 'async reverse(ip: str) -> Sequence[str]'")
+    return value
+
+
+def logger(name: str, value: Any) -> Any:
+    """Refuse an object that cannot log."""
+    missing = [m for m in ("debug", "info", "warning", "error") if not callable(getattr(value, m, None))]
+    if not isinstance(value, bool) and missing:
+        wrong(name, f"must be true, false or a logger; {type(value).__name__} has no {missing[0]}()")
+    return value
+
+
+def pem(name: str, value: Any) -> Any:
+    """Keep a list as a tuple; whether it can be read shows when the context is made, at construction."""
+    return value if value is None or isinstance(value, str | bytes) or not isinstance(value, Sequence) else tuple(value)
+
+
+def sni_options(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Refuse keys that a context chosen by name cannot change."""
+    for host, entry in (value or {}).items():
+        unknown = [key for key in entry if key not in ("key", "cert", "ca")]
+        if unknown:
+            wrong(
+                name,
+                f"{host!r} has {unknown[0]!r}: only key, cert and ca can differ by server name"
+                " (the handshake's other settings are the server's own)",
+            )
+        if "key" not in entry or "cert" not in entry:
+            wrong(name, f"{host!r} needs both key and cert")
+    return value
+
+
+def auth_methods(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    """Refuse an unknown mechanism, or none at all."""
+    if not value:
+        wrong(name, "must name a mechanism; to do without AUTH set disabled_commands = ['AUTH']")
+    return _known(name, value, AUTH_METHODS)
+
+
+def verbs(name: str, value: Sequence[str]) -> tuple[str, ...]:
+    """Refuse an unknown verb."""
+    return _known(name, value, VERBS)
+
+
+def _known(name: str, value: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    upper = tuple(entry.upper() for entry in value)
+    for entry in upper:
+        if entry not in known:
+            wrong(name, f"does not know {entry!r}{likely(entry, known)} (known: {', '.join(known)})")
+    return upper
+
+
+def networks(name: str, value: bool | Sequence[str]) -> bool | tuple[str, ...]:
+    """Refuse what is neither an address nor a network nor ``*``."""
+    if isinstance(value, bool):
+        return value
+    for entry in value:
+        try:
+            if entry != "*":
+                ip_network(entry, strict=False)
+        except ValueError:
+            wrong(name, f"{entry!r} is neither an address nor a network (192.0.2.0/24, 2001:db8::/32, or * for all)")
+    return tuple(value)
+
+
+# --- Combinations
+
+
+def combinations(o: Options) -> None:
+    """Refuse what cannot be together."""
+    for name in ("needs_upgrade", "secured"):
+        if getattr(o, name) and not o.secure:
+            wrong(name, "means nothing without secure = true")
+    if o.needs_upgrade and o.secured:
+        wrong("needs_upgrade", "cannot go with secured: TLS either starts here or is already in place")
+    if (o.key is None) != (o.cert is None):
+        wrong("cert" if o.cert is None else "key", "key and cert go together, one is missing")
+    if o.key_password is not None and o.key is None:
+        wrong("key_password", "has no key to open")
+    if o.ssl_context is not None:
+        for name in ("key", "cert", "ca", "ciphers", "request_cert"):
+            if getattr(o, name):
+                wrong(name, "cannot go with ssl_context: set it on that context")
+        if o.minimum_tls_version != "TLSv1.2":
+            wrong("minimum_tls_version", "cannot go with ssl_context: set it on that context")
+
+
+# --- The reference system's names
+
+
+def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn a mapping with the reference's names, units and empty values into ours."""
+    by_reference = {d.reference: (name, d) for name, d in _declarations().items() if d.reference}
+    taken: dict[str, Any] = {}
+    for reference, value in mapping.items():
+        if reference not in by_reference:
+            hint = likely(reference, [known for known in by_reference if known])
+            raise ConfigurationError(f"unknown option {reference!r}{hint}")
+        name, declaration = by_reference[reference]
+        if not _means_default(name, value):
+            taken[name] = _converted(name, value, declaration)
+    return taken
+
+
+def _means_default(name: str, value: Any) -> bool:
+    if value is False:  # for a switch false is a value of its own
+        return not _takes_false(name)
+    empty = value is None or (isinstance(value, str | bytes | Sequence | Mapping) and not value)
+    return empty or (isinstance(value, int | float) and value in (0, math.inf))
+
+
+def _takes_false(name: str) -> bool:
+    hint = hints().get(name)
+    parts = get_args(hint) if get_origin(hint) in (typing.Union, pytypes.UnionType) else (hint,)
+    return name == "logger" or bool in parts or Literal[False] in parts
+
+
+def _converted(name: str, value: Any, declaration: Declaration) -> Any:
+    hint = hints().get(name)
+    if hint is bool and isinstance(value, int):
+        return bool(value)
+    if declaration.scale != 1.0 and isinstance(value, int | float):
+        return value * declaration.scale
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and name in ("auth_methods", "disabled_commands", "ignored_hosts"):
+        return [value]
+    if isinstance(value, str) and name in ("use_proxy", "use_xclient", "use_xforward"):
+        return [value]
+    return value
+
+
+def _declarations() -> dict[str, Declaration]:
+    from pillarbox.options import declarations
+
+    return declarations()

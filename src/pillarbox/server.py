@@ -1,0 +1,299 @@
+"""``SMTPServer``: listeners, handlers and the life of a server; the protocol is in ``smtp``, sockets are in ``net``."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING, Any
+
+from pillarbox import optioncheck
+from pillarbox.errors import ConfigurationError, HandshakeFailed, Reject
+from pillarbox.logs import EventLog
+from pillarbox.net import sockets
+from pillarbox.net.dns import DNSResolver, HostNames
+from pillarbox.net.listener import Connections, Listener
+from pillarbox.net.tls import TLSContexts
+from pillarbox.options import HANDLERS, Options, declarations
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+    from typing import Self, Unpack
+
+    from pillarbox.keywords import OptionKeywords
+    from pillarbox.options import Resolver
+    from pillarbox.session import Address, Recipient, Session, TLSInfo
+    from pillarbox.smtp.sasl import AuthRequest
+    from pillarbox.smtp.stream import MessageStream
+
+HOOKS = tuple(name for name, declaration in declarations().items() if declaration.section == HANDLERS)
+# What update_secure_context may change: key, certificate and the map of server names.
+_RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
+
+
+class SMTPServer:
+    """An SMTP or LMTP server; the options are keywords, the handlers options or methods of a subclass.
+
+    options: an ``Options`` or a mapping of Python names; keywords override it. Raises ConfigurationError for a
+    wrong name, type or combination, and for a key or certificate that cannot be used.
+
+        server = SMTPServer(auth_optional=True, on_data=deliver)
+        await server.listen(2525, "127.0.0.1")
+        await server.serve_forever()
+    """
+
+    def __init__(
+        self, options: Options | Mapping[str, Any] | None = None, /, **overrides: Unpack[OptionKeywords]
+    ) -> None:
+        self.options = Options.make(options, **overrides)
+        for hook in HOOKS:  # an option beats a method
+            given = getattr(self.options, hook)
+            if given is not None:
+                setattr(self, hook, given)
+        TLSContexts(self.options)  # a key that cannot be used is an error now, not at the first connection
+        self._log = EventLog(self.options.logger, self.options.component)
+        self._connections = Connections()
+        self._listeners: list[Listener] = []
+        self._servers: list[asyncio.Server] = []
+        self._addresses: list[tuple[str, int] | str] = []
+        self._unix_sockets: list[sockets.UnixPath] = []
+        self._dns = DNSResolver()
+        self._names: dict[Resolver | None, HostNames] = {}
+        self._closed: asyncio.Event | None = None
+        self._closing: asyncio.Task[None] | None = None
+
+    # --- Handlers: what happens where the application says nothing
+
+    def on_connect(self, session: Session) -> Any:
+        """Let a client in, before the greeting; ``Reject`` (554) is sent and the connection closed."""
+
+    def on_secure(self, tls: TLSInfo, session: Session) -> Any:
+        """Let a client go on after a TLS handshake; ``Reject`` closes."""
+
+    def on_auth(self, auth: AuthRequest, session: Session) -> Any:
+        """Return the user to accept a credential; ``None``, ``False`` or ``Reject`` is 535. Default: all fail."""
+        raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
+
+    def on_mail_from(self, address: Address, session: Session) -> Any:
+        """Accept a sender; ``Reject`` (550) refuses it."""
+
+    def on_rcpt_to(self, address: Recipient, session: Session) -> Any:
+        """Accept a recipient; ``Reject`` (550) refuses it."""
+
+    async def on_data(self, stream: MessageStream, session: Session) -> Any:
+        """Take a message; return the reply's text or None. Default: it is read and discarded."""
+        async for _ in stream:
+            pass
+        self._log.event(INFO, "data", session, "%d bytes discarded, there is no on_data", stream.byte_length)
+
+    def on_close(self, session: Session) -> Any:
+        """Note that the connection is gone."""
+
+    def on_error(self, error: Exception, session: Session | None) -> Any:
+        """Note a socket, TLS or handler failure. Default: it is logged."""
+        if isinstance(error, HandshakeFailed):
+            self._log.event(WARNING, "tls", session, "%s", str(error))
+        else:
+            self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
+
+    # --- Listening
+
+    async def listen(
+        self,
+        port: int | None = None,
+        host: str | None = None,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        sock: socket.socket | None = None,
+        fd: int | None = None,
+        backlog: int = 1024,
+        **overrides: Unpack[OptionKeywords],
+    ) -> tuple[str, int] | str:
+        """Accept connections, and return what was bound: ``(host, port)`` or a path.
+
+        Give a port (0: any free one) and a host (None: all interfaces), or ``path`` of a Unix socket, or a bound
+        ``sock``, or its ``fd``. Call it again for more listeners; keywords are options of this listener alone.
+        Raises ConfigurationError for bad options, OSError where the address cannot be bound.
+        """
+        given = [
+            name for name, value in (("port", port), ("path", path), ("sock", sock), ("fd", fd)) if value is not None
+        ]
+        if len(given) != 1:
+            raise ConfigurationError(
+                f"listen() takes one of port, path, sock and fd, not {' and '.join(given) or 'none'}"
+            )
+        listener = self._listener(overrides)
+        loop = asyncio.get_running_loop()
+        if fd is not None:
+            sock = socket.socket(fileno=fd)
+        if path is not None:
+            unix = sockets.UnixPath(path)
+            unix.refuse_if_served()
+            server = await loop.create_unix_server(listener, unix.path, backlog=backlog)
+            unix.note()
+            self._unix_sockets.append(unix)
+        elif sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
+            server = await loop.create_unix_server(listener, sock=sock, backlog=backlog)
+        elif sock is not None:
+            server = await loop.create_server(listener, sock=sock, backlog=backlog)
+        else:
+            server = await loop.create_server(listener, host, port or 0, backlog=backlog)
+        self._servers.append(server)
+        bound = [sockets.name_of(s) for s in server.sockets]
+        self._addresses += bound
+        self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
+        return bound[0]
+
+    def _listener(self, overrides: OptionKeywords) -> Listener:
+        if self._closing is not None:
+            raise RuntimeError("the server is closed")
+        options = self.options.replace(**overrides) if overrides else self.options
+        if self._closed is None:
+            self._closed = asyncio.Event()
+        # A handler among the overrides is this listener's; the others are the server's as they are now.
+        hooks: dict[str, Any] = {hook: overrides.get(hook) or getattr(self, hook) for hook in HOOKS}
+        listener = Listener(options, hooks, self._connections, self._names_for(options))
+        self._warn_of_trust(options)
+        self._listeners.append(listener)
+        return listener
+
+    def _names_for(self, options: Options) -> HostNames:
+        """Return the names and their cache that all listeners with this resolver share."""
+        if options.resolver not in self._names:
+            self._names[options.resolver] = HostNames(options.resolver or self._dns)
+        return self._names[options.resolver]
+
+    def _warn_of_trust(self, options: Options) -> None:
+        for name in ("use_xclient", "use_xforward"):
+            if getattr(options, name) is True:
+                verb = name.removeprefix("use_").upper()
+                self._log.event(WARNING, "trust", None, "%s trusts every client: list the proxies in %s", verb, name)
+
+    async def serve_socket(self, sock: socket.socket, **overrides: Unpack[OptionKeywords]) -> None:
+        """Serve one accepted, connected socket; returns when its conversation has begun."""
+        listener = self._listener(overrides)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(listener, sock)
+
+    @property
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """What is listened on: ``(host, port)`` or the path of a Unix socket."""
+        return list(self._addresses)
+
+    @property
+    def connections(self) -> list[Session]:
+        """The live sessions."""
+        return [connection.session for connection in self._connections.all if connection.counted]
+
+    def update_secure_context(self, **tls_options: Any) -> None:
+        """Change key, certificate, authorities or the SNI map; connections that are open keep theirs.
+
+        Raises ConfigurationError, and changes nothing, where the new ones cannot be used.
+        """
+        for name in tls_options:
+            if name not in _RENEWABLE:
+                hint = optioncheck.likely(name, _RENEWABLE)
+                raise ConfigurationError(f"update_secure_context does not take {name!r}{hint}")
+        options = self.options.replace(**tls_options)
+        renewed = [(listener, listener.renewed(tls_options)) for listener in self._listeners]
+        TLSContexts(options)
+        self.options = options
+        for listener, (own, contexts) in renewed:
+            listener.options, listener.tls = own, contexts
+
+    # --- The life of a server
+
+    async def serve_forever(self) -> None:
+        """Return when the server is closed."""
+        if self._closed is None:
+            raise RuntimeError("call listen() first")
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        """Stop accepting, let running transactions finish within ``close_timeout``, then end what is left."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for server in self._servers:
+            server.close()
+        for unix in self._unix_sockets:
+            unix.remove()
+        await self._end_connections()
+        for names in self._names.values():
+            await names.close()
+        await self._dns.close()
+        self._addresses = []
+        self._log.event(INFO, "close", None, "closed")
+        if self._closed is not None:
+            self._closed.set()
+
+    async def _end_connections(self) -> None:
+        live = self._connections.all
+        for connection in list(live):
+            connection.shut_down()
+        if live:
+            await asyncio.wait([c.task for c in live], timeout=self.options.close_timeout)
+        for connection in list(live):
+            connection.cut_off()
+        if live:
+            await asyncio.wait([c.task for c in live], timeout=sockets.CUT_OFF_TIME)
+        for connection in list(live):
+            connection.task.cancel()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    def run(
+        self,
+        port: int | None = None,
+        host: str | None = None,
+        **more: Any,
+    ) -> None:
+        """Listen and serve in a loop of its own until SIGINT or SIGTERM; takes what ``listen`` takes.
+
+        Uses uvloop where it is installed. A second signal ends at once.
+        """
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(self._run(port, host, **more))
+
+    async def _run(self, port: int | None, host: str | None, **more: Any) -> None:
+        await self.listen(port, host, **more)
+        loop = asyncio.get_running_loop()
+        closing: set[asyncio.Task[None]] = set()
+
+        def drain(number: int) -> None:
+            if closing:
+                signal.signal(number, signal.SIG_DFL)
+                signal.raise_signal(number)
+            closing.add(loop.create_task(self.close()))
+
+        if sys.platform == "win32":  # no signal handlers on its loop: Ctrl-C cancels
+            try:
+                await self.serve_forever()
+            finally:
+                await self.close()
+            return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, drain, number)
+        await self.serve_forever()
+
+
+def _loop_factory() -> Any:
+    """Return uvloop's factory, or None for asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,187 @@
+"""What is known of one connection and its transaction: the session owns it, everything else asks here."""
+
+from __future__ import annotations
+
+import secrets
+from base64 import b32encode
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class TLSInfo:
+    """The facts of a finished TLS handshake.
+
+    version: "TLSv1.2" or "TLSv1.3"; cipher: OpenSSL's name of the suite; servername: what the client
+    asked for by SNI, None if nothing; peer_certificate: DER, None if the client sent none;
+    authorized: the client sent a certificate and it verified.
+    """
+
+    version: str
+    cipher: str
+    servername: str | None = None
+    peer_certificate: bytes | None = field(default=None, repr=False)
+    authorized: bool = False
+
+
+@dataclass(slots=True)
+class MessageDSN:
+    """What MAIL asked of delivery reports (RFC 3461 4.3, 4.4): ``ret`` and ``envid``."""
+
+    ret: Literal["FULL", "HDRS"] | None = None
+    envid: str | None = None
+
+
+@dataclass(slots=True)
+class RecipientDSN:
+    """What RCPT asked of delivery reports (RFC 3461 4.1, 4.2).
+
+    notify: empty where not given, else ("NEVER",) or some of "SUCCESS", "FAILURE", "DELAY";
+    orcpt: (address type, decoded address), for example ("rfc822", "a+b@example.com").
+    """
+
+    notify: tuple[str, ...] = ()
+    orcpt: tuple[str, str] | None = None
+
+
+@dataclass(slots=True)
+class Address:
+    """A reverse path: ``address`` ("" is the null sender) and the parameters that came with it.
+
+    ``args`` maps a parameter's keyword in upper case to its value, or to True for a flag.
+    """
+
+    address: str
+    args: dict[str, str | Literal[True]] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(slots=True)
+class Recipient(Address):
+    """A forward path: an address with its delivery report wishes in ``dsn``."""
+
+    dsn: RecipientDSN = field(default_factory=RecipientDSN)
+
+    # dataclass(slots=True) makes __str__ of the base class fine, but not its __repr__: keep both plain.
+    def __str__(self) -> str:
+        return self.address
+
+
+@dataclass(slots=True)
+class Envelope:
+    """One mail transaction: who sends it, to whom, and what MAIL said of it (RFC 5321 2.3.1)."""
+
+    mail_from: Address | None = None
+    rcpt_to: list[Recipient] = field(default_factory=list)
+    body_type: Literal["7bit", "8bitmime"] = "7bit"
+    smtp_utf8: bool = False
+    require_tls: bool = False
+    dsn: MessageDSN = field(default_factory=MessageDSN)
+
+
+class Session:
+    """One connection, from accept to close. The same object reaches every hook.
+
+    What it says of the peer is what the network (or a trusted proxy) says, never what the client
+    claims, except where a name says so (``host_name_appears_as``).
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_id",
+        "_state",
+        "_x_client",
+        "_x_forward",
+        "client_hostname",
+        "envelope",
+        "error",
+        "host_name_appears_as",
+        "lmtp",
+        "local_address",
+        "local_port",
+        "opening_command",
+        "remote_address",
+        "remote_port",
+        "secure",
+        "servername",
+        "tls",
+        "transaction",
+        "user",
+    )
+
+    def __init__(
+        self,
+        *,
+        remote_address: str = "",
+        remote_port: int = 0,
+        local_address: str = "",
+        local_port: int = 0,
+        secure: bool = False,
+        lmtp: bool = False,
+    ) -> None:
+        self._id: str | None = None
+        self.remote_address = remote_address
+        self.remote_port = remote_port
+        self.local_address = local_address
+        self.local_port = local_port
+        self.client_hostname = f"[{remote_address}]" if remote_address else "localhost"
+        self.secure = secure
+        self.lmtp = lmtp
+        self.servername: str | None = None
+        self.tls: TLSInfo | None = None
+        self.opening_command: str | None = None
+        self.host_name_appears_as: str | None = None
+        self.user: Any = None
+        self.envelope = Envelope()
+        self.transaction = 1
+        self.error: str | None = None
+        self._x_client: dict[str, str] | None = None
+        self._x_forward: dict[str, str] | None = None
+        self._state: dict[Any, Any] | None = None
+
+    @property
+    def id(self) -> str:
+        """16 characters of base 32, unique; made when first asked for (2 µs that most connections save)."""
+        if self._id is None:
+            self._id = b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+        return self._id
+
+    # Three dictionaries that most sessions never use: made on first use, they cost an idle one nothing.
+
+    @property
+    def x_client(self) -> dict[str, str]:
+        """Decoded XCLIENT attributes; the values they replaced stand under ``"ADDR:DEFAULT"`` and so on."""
+        if self._x_client is None:
+            self._x_client = {}
+        return self._x_client
+
+    @property
+    def x_forward(self) -> dict[str, str]:
+        """Decoded XFORWARD attributes."""
+        if self._x_forward is None:
+            self._x_forward = {}
+        return self._x_forward
+
+    @property
+    def state(self) -> dict[Any, Any]:
+        """The application's own notes; they last as long as the connection."""
+        if self._state is None:
+            self._state = {}
+        return self._state
+
+    @property
+    def transmission_type(self) -> str:
+        """The "with" of a Received header (RFC 3848): SMTP, ESMTP, ESMTPS, ESMTPA, ESMTPSA, LMTP and so on."""
+        # RFC 3848 1: "ESMTPS" is ESMTP with STARTTLS, "ESMTPA" with AUTH, "ESMTPSA" with both.
+        if self.lmtp:
+            base = "LMTP"
+        elif self.opening_command == "EHLO":
+            base = "ESMTP"
+        else:
+            return "SMTP"
+        return base + ("S" if self.secure else "") + ("A" if self.user is not None else "")
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} {self.transmission_type} {self.client_hostname} [{self.remote_address}]>"

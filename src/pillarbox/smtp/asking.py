@@ -1,0 +1,222 @@
+"""Asking the application: how a handler is called, and what its answer, refusal or failure means to the client."""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from logging import DEBUG, INFO, WARNING
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.errors import Reject
+from pillarbox.smtp import reply
+from pillarbox.smtp.params import Refused
+from pillarbox.smtp.reply import Reply
+from pillarbox.smtp.sasl import AuthRequest, InvalidCredential
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded
+
+if TYPE_CHECKING:
+    from pillarbox.session import Session
+    from pillarbox.smtp.service import Service
+    from pillarbox.smtp.wire import Wire
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a hook's ``Reject`` means where it does not say, and what the client hears of a bug."""
+
+    hook: str
+    refusal: Reply
+    failure: Reply = reply.LOCAL_ERROR
+
+
+ON_CONNECT = Rule("on_connect", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
+ON_SECURE = Rule("on_secure", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
+ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
+ON_MAIL_FROM = Rule("on_mail_from", Reply(550, "5.7.1", "Error: sender refused"))
+ON_RCPT_TO = Rule("on_rcpt_to", Reply(550, "5.1.1", "Error: recipient refused"))
+ON_DATA = Rule("on_data", Reply(450, "4.3.0", "Error: message refused, try again later"))
+_XCLIENT_LOGIN = Rule("on_auth", Reply(550, "5.7.8", "Error: LOGIN refused"), reply.AUTH_FAILED_HERE)
+
+
+class Asking:
+    """One session's way to its application."""
+
+    __slots__ = ("_time_limit", "service", "session", "wire")
+
+    def __init__(self, service: Service, session: Session, wire: Wire) -> None:
+        self.service = service
+        self.session = session
+        self.wire = wire
+        self._time_limit = service.options.handler_timeout
+
+    async def ask(self, rule: Rule, *arguments: object) -> Any:
+        """Call a hook and return its answer; a refusal or a failure becomes Refused."""
+        try:
+            return await self._call(rule, *arguments)
+        except Reject as reject:
+            raise Refused(self._refusal(reject, rule)) from reject
+
+    async def _call(self, rule: Rule, *arguments: object) -> Any:
+        """Call a hook: Reject passes, any other exception is a bug of the application and is reported."""
+        try:
+            if self._time_limit is None:
+                return await _settled(self.service.hooks[rule.hook](*arguments))
+            async with self.wire.time_limit(self._time_limit):
+                return await _settled(self.service.hooks[rule.hook](*arguments))
+        except (Reject, Refused, ConnectionEnded):
+            raise
+        except Exception as error:
+            await self.report(error)
+            raise Refused(rule.failure) from error
+
+    async def report(self, error: BaseException) -> None:
+        """Tell ``on_error``; a failure of that is logged."""
+        try:
+            await _settled(self.service.hooks["on_error"](error, self.session))
+        except Exception as second:  # noqa: BLE001 - there is no one left to tell but the log
+            self.service.log.event(WARNING, "error", self.session, "on_error failed", error=second)
+
+    async def tell_closed(self) -> None:
+        """Tell ``on_close``; what it raises is only reported."""
+        try:
+            await _settled(self.service.hooks["on_close"](self.session))
+        except Exception as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
+            await self.report(error)
+
+    def _refusal(self, reject: Reject, rule: Rule) -> Reply:
+        return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
+
+    # --- The answer to a message
+
+    async def message_replies(self, answer: object) -> AsyncIterator[Reply]:
+        """Yield the replies that ``on_data``'s answer means: one, or in LMTP one for each recipient in order."""
+        if not self.service.options.lmtp:
+            yield await self._message_reply(answer)
+            return
+        # RFC 2033 4.2: "after the final ".", the server … returns one reply for each previously successful RCPT
+        # command in the mail transaction, in the order that the RCPT commands were issued."
+        for entry in await self._for_each_recipient(answer):
+            if hasattr(entry, "__await__"):
+                await self.wire.flush()  # those before are known and need not wait
+            yield await self._message_reply(entry)
+
+    async def _for_each_recipient(self, answer: object) -> list[object]:
+        recipients = len(self.session.envelope.rcpt_to)
+        if not isinstance(answer, list | tuple):
+            return [answer] * recipients
+        if len(answer) == recipients:
+            return list(answer)
+        await self.report(ValueError(f"on_data returned {len(answer)} replies for {recipients} recipients"))
+        return [Refused(reply.LOCAL_ERROR)] * recipients
+
+    async def _message_reply(self, answer: object) -> Reply:
+        try:
+            if hasattr(answer, "__await__"):
+                answer = await _settled(answer)
+        except (Reject, Refused) as refusal:
+            answer = refusal
+        except ConnectionEnded:
+            raise
+        except Exception as error:  # noqa: BLE001 - as for every hook
+            await self.report(error)
+            return reply.LOCAL_ERROR
+        return self._reply_for(answer)
+
+    def _reply_for(self, answer: object) -> Reply:
+        if answer is None:
+            return self.service.accepted
+        if isinstance(answer, str):
+            return Reply(250, "2.6.0", answer, utf8=self.session.envelope.smtp_utf8)
+        if isinstance(answer, Reject):
+            return self._refusal(answer, ON_DATA)
+        if isinstance(answer, Refused):
+            return answer.reply
+        # The handler took the message and did not refuse it: to answer with an error would have it sent twice.
+        kind = type(answer).__name__
+        self.service.log.event(WARNING, "error", self.session, "on_data returned %s instead of a string or None", kind)
+        return self.service.accepted
+
+    # --- Identities
+
+    async def verify(self, request: AuthRequest, rule: Rule = ON_AUTH) -> object:
+        """Ask ``on_auth`` who this is; raises Reject, or Refused where the handler failed."""
+        user = await self._call(rule, request, self.session)
+        if isinstance(user, dict):
+            problem = "on_auth returned a dict: return the user itself, or raise Reject"
+            self.service.log.event(WARNING, "error", self.session, problem)
+            raise Refused(reply.AUTH_FAILED_HERE)
+        if not user:
+            raise Reject(rule.refusal.code, rule.refusal.text, enhanced=rule.refusal.enhanced)
+        return request.username if user is True else user
+
+    async def vouched_user(self, login: str) -> object:
+        """Return the user that XCLIENT's LOGIN names; raises Refused."""
+        try:
+            return await self.verify(AuthRequest("XCLIENT", login, authcid=login), _XCLIENT_LOGIN)
+        except Reject as reject:
+            # Its refusal is 550, whatever on_auth says to a client of its own.
+            raise Refused(Reply(550, "5.7.8", reject.text or _XCLIENT_LOGIN.refusal.text)) from reject
+
+
+async def _settled(answer: Any) -> Any:
+    """Return an answer, awaited if it is awaitable: handlers are plain functions or ``async def``."""
+    if answer is not None and hasattr(answer, "__await__"):
+        return await answer
+    return answer
+
+
+class _Exchange:
+    """One AUTH command under way (RFC 4954 4)."""
+
+    def __init__(self, asking: Asking, write: Callable[[bytes], None]) -> None:
+        self._asking = asking
+        self._write = write
+        self.host = asking.service.options.name
+
+    async def challenge(self, octets: bytes) -> bytes:
+        self._write(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
+        asking = self._asking
+        line = await asking.wire.read_line(MAX_AUTH_LINE)
+        if len(line) > MAX_AUTH_LINE:
+            raise Refused(reply.LINE_TOO_LONG)
+        asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
+        answer = asking.service.stripped(line)
+        # RFC 4954 4: 'If the client wishes to cancel the authentication exchange, it issues a line with a single "*".'
+        if answer == b"*":
+            raise Refused(reply.AUTH_ABORTED)
+        return _decoded(answer)
+
+    async def verify(self, request: AuthRequest) -> object:
+        try:
+            return await self._asking.verify(request)
+        except Reject:
+            asking = self._asking
+            asking.service.log.event(INFO, "auth", asking.session, "authentication failed for %s", request.username)
+            raise
+
+
+def _decoded(octets: bytes) -> bytes:
+    try:
+        return a2b_base64(octets, strict_mode=True)
+    except Base64Error:
+        raise InvalidCredential("not base64") from None
+
+
+async def authenticate(asking: Asking, argument: str, write: Callable[[bytes], None]) -> object:
+    """Run the exchange that ``AUTH argument`` begins and return the user; raises Refused."""
+    name, *initial = argument.split(" ")
+    if not name or len(initial) > 1:
+        raise Refused(reply.syntax("AUTH mechanism [initial-response]"))
+    mechanism = asking.service.mechanisms.get(name.upper()) if name.isascii() else None
+    if mechanism is None:
+        raise Refused(reply.UNKNOWN_MECHANISM)
+    try:
+        # RFC 4954 4: 'a single "=" … indicates that the response is present, but contains no data'
+        first = None if not initial else b"" if initial[0] == "=" else _decoded(initial[0].encode())
+        return await mechanism(_Exchange(asking, write), first)
+    except InvalidCredential as problem:
+        raise Refused(reply.INVALID_USERDATA) from problem
+    except Reject as reject:
+        raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject

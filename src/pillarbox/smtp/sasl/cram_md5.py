@@ -1,0 +1,28 @@
+"""CRAM-MD5 (RFC 2195): the password is not sent, but the server must know it."""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+import time
+
+from pillarbox.smtp.sasl.base import AuthRequest, Exchange, InvalidCredential, identity
+
+
+async def authenticate(exchange: Exchange, initial: bytes | None) -> object:
+    """Send a challenge; the answer is the user name and an HMAC of the challenge."""
+    if initial is not None:  # RFC 4954 4: a server-first mechanism has no initial response
+        raise InvalidCredential("CRAM-MD5 takes no initial response")
+    # RFC 2195 2: "a string … presumptively arbitrary … random digits, a timestamp, and the … host name"
+    challenge = f"<{secrets.randbits(64)}.{time.time_ns() // 1_000_000}@{exchange.host}>".encode()
+    answer = await exchange.challenge(challenge)
+    name, space, digest = answer.rpartition(b" ")
+    username = identity(name)
+    if not (space and username):
+        raise InvalidCredential("CRAM-MD5 answers with a user name and a digest")
+
+    def knows(password: str) -> bool:
+        expected = hmac.new(password.encode(), challenge, "md5").hexdigest().encode()
+        return hmac.compare_digest(expected, digest.lower())
+
+    return await exchange.verify(AuthRequest("CRAM-MD5", username, authcid=username, _check=knows))

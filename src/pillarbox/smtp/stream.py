@@ -1,0 +1,109 @@
+"""The message as a handler reads it, while it arrives: pulled from the wire, so that back-pressure is the client's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pillarbox.errors import MessageTooLarge, Reject
+
+if TYPE_CHECKING:
+    from email.message import EmailMessage
+
+    from pillarbox.smtp.body import DataDecoder
+    from pillarbox.smtp.reply import Reply
+    from pillarbox.smtp.wire import Wire
+
+
+class MessageStream:
+    """A message that is arriving: ``async for block in stream`` or ``await stream.read()``.
+
+    byte_length: octets handed out so far; size_exceeded: whether ``size`` was crossed. Both are true to the
+    moment. Raises ConnectionError in the middle if the client disappears (it never looks like the end),
+    MessageTooLarge past ``size`` (unless ``enforce_size`` is off), and Reject for content that is refused.
+    """
+
+    __slots__ = ("_decoder", "_limit", "_spare", "_too_large", "_wire", "byte_length", "refusal", "size_exceeded")
+
+    def __init__(
+        self, wire: Wire, decoder: DataDecoder, limit: int | None = None, too_large: Reply | None = None
+    ) -> None:
+        self._wire = wire
+        self._decoder = decoder
+        self._limit = limit
+        self._too_large = too_large  # None: the size is only watched
+        self._spare = b""  # decoded, but not yet asked for
+        self.byte_length = 0
+        self.size_exceeded = False
+        self.refusal: Reject | None = None
+
+    def __aiter__(self) -> MessageStream:
+        return self
+
+    async def __anext__(self) -> bytes:
+        block = await self._block()
+        if not block:
+            raise StopAsyncIteration
+        return block
+
+    async def read(self, n: int = -1) -> bytes:
+        """Return at most ``n`` octets, b"" at the end; without ``n`` all that is left."""
+        if n < 0:
+            return b"".join([block async for block in self])
+        if n == 0:
+            return b""
+        block = await self._block()
+        self._spare = block[n:]
+        self.byte_length -= len(self._spare)
+        return block[:n]
+
+    async def message(self) -> EmailMessage:
+        """Read the message and return it parsed (``email.policy.default``)."""
+        from email import policy
+        from email.parser import BytesFeedParser
+
+        parser: BytesFeedParser[EmailMessage] = BytesFeedParser(policy=policy.default)
+        async for block in self:
+            parser.feed(block)
+        return parser.close()
+
+    async def drain(self) -> None:
+        """Read what is left to the true end of data and drop it; raises only ConnectionError."""
+        self.byte_length += len(self._spare)
+        self._spare = b""
+        while not self._decoder.finished:
+            try:
+                await self._decoded()
+            except Reject:  # it stands in `refusal`, and the end has still to be found
+                continue
+
+    async def _block(self) -> bytes:
+        if self._spare:
+            block, self._spare = self._spare, b""
+            self.byte_length += len(block)
+            return block
+        block = b""
+        while not block and not self._decoder.finished:
+            if self.refusal is not None:
+                raise self.refusal
+            block = await self._decoded()
+        if self.refusal is not None:
+            raise self.refusal
+        return block
+
+    async def _decoded(self) -> bytes:
+        decoder = self._decoder
+        block = decoder.feed(await self._wire.read_block())
+        if decoder.finished and decoder.rest:
+            self._wire.unread(decoder.rest)
+        if decoder.flaw is not None and self.refusal is None:
+            self._refuse(Reject(decoder.flaw.code, decoder.flaw.text, enhanced=decoder.flaw.enhanced))
+        self.byte_length += len(block)
+        if self._limit is not None and self.byte_length > self._limit:
+            self.size_exceeded = True
+            if self._too_large is not None and self.refusal is None:
+                self._refuse(MessageTooLarge(self._too_large.text))
+        return block
+
+    def _refuse(self, refusal: Reject) -> None:
+        self.refusal = refusal
+        raise refusal
