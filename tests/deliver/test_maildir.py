@@ -246,9 +246,10 @@ class TestFailure:
             raise OSError(number, os.strerror(number), "/secret/path")
 
         delivery = await opened(box)
-        with monkeypatch.context() as broken, pytest.raises(Reject) as refused:
+        with monkeypatch.context() as broken:
             broken.setattr(os, call, fails)
-            await finished(delivery, b"x" * size)
+            with pytest.raises(Reject) as refused:
+                await finished(delivery, b"x" * size)
         await delivery.abort()
         assert (refused.value.code, refused.value.enhanced) == (code, enhanced)
         assert "secret" not in str(refused.value)

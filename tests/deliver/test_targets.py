@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -137,6 +139,54 @@ class TestSeveral:
         with pytest.raises(Reject):
             await deliver(targets, Session(), blocks(error=ConnectionError()))
         assert events[-2:] == ["b abort", "a abort"]
+
+    @pytest.mark.parametrize("step", ["open", "write", "commit"])
+    async def test_a_target_that_hangs_is_451(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
+    ) -> None:
+        async def hangs(*_args: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE", 0.01)
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_ABORT", 0.01)
+        events: list[str] = []
+        hanging = Recorder("b", events)
+        monkeypatch.setattr(hanging, step, hangs)
+        monkeypatch.setattr(hanging, "abort", hangs)
+        with pytest.raises(Reject) as refused:
+            await deliver([Recorder("a", events), hanging], Session(), blocks(b"1"))
+        assert (refused.value.code, refused.value.enhanced) == (451, "4.3.0")
+        assert events[-1] == "a abort"
+        assert "did not answer" in caplog.text
+
+    async def test_a_disk_that_hangs_is_451_and_leaves_nothing_when_it_goes_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        box = Maildir(f"maildir:{tmp_path}/x")
+        await box.start()
+        go_on, fsync = threading.Event(), os.fsync
+
+        def slow(descriptor: int) -> None:
+            assert go_on.wait(10)
+            fsync(descriptor)
+
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE", 0.01)
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_ABORT", 0.01)
+        monkeypatch.setattr(os, "fsync", slow)
+        with pytest.raises(Reject):
+            await deliver([box], Session(), blocks(b"1"))
+        go_on.set()
+        await asyncio.get_running_loop().shutdown_default_executor()
+        assert not [*box.tmp.iterdir(), *box.new.iterdir()]
+
+    async def test_a_timeout_of_the_targets_own_is_not_ours(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def raises(*_args: object) -> str:
+            raise TimeoutError("mine")
+
+        target = Recorder("a", [])
+        monkeypatch.setattr(target, "commit", raises)
+        with pytest.raises(TimeoutError, match="mine"):
+            await deliver([target], Session(), blocks(b"1"))
 
     async def test_two_maildirs(self, tmp_path: Path) -> None:
         targets = [Maildir(f"maildir:{tmp_path}/{name}") for name in ("a", "b")]

@@ -133,19 +133,30 @@ def _default(options: Options) -> list[Listener]:
 
 
 def _read(file: str) -> dict[str, Any]:
+    document = _parsed(file, _content(file))
+    for table in document:
+        if table not in _TABLES:
+            raise ConfigurationError(f"{file}: unknown table or key {table!r}{_likely(table, _TABLES)}")
+    return document
+
+
+def _content(file: str) -> str:
     try:
-        document = tomllib.loads(Path(file).read_bytes().decode())
+        return Path(file).read_bytes().decode()
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigurationError(f"{file}: is not UTF-8 (at line {line})") from error
+
+
+def _parsed(file: str, content: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{file}: is not TOML: {error}") from error
-    for table in document:
-        if table not in _TABLES:
-            raise ConfigurationError(f"{file}: unknown table or key {table!r}{_likely(table, _TABLES)}")
-    return document
+        last = content.rstrip().count("\n") + 1
+        reason = str(error).replace("at end of document", f"at line {last}, the last one")
+        raise ConfigurationError(f"{file}: is not TOML: {reason}") from error
 
 
 def _server(document: Mapping[str, Any], file: str | None) -> _Values:

@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 import re
 import signal
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 
-from pillarbox import ConfigurationError
+from pillarbox import ConfigurationError, Reject
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
-    from pillarbox import Session, SMTPServer
+    from pillarbox import MessageStream, Session, SMTPServer
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.deliver import Target
 
@@ -102,20 +103,21 @@ async def _serve(configuration: Configuration) -> None:
     from pillarbox import SMTPServer
 
     stopped = _on_signals()
-    for destination in configuration.destinations:
-        await _start(destination.target, destination.source)
-    receiver = Receiver([each.target for each in configuration.destinations])
     try:
         # The program shows all records itself: the option would show them twice.
         server = SMTPServer(configuration.options, logger=False)
     except ConfigurationError as error:  # a key that cannot be read
         raise configuration.located(error) from error
+    for destination in configuration.destinations:
+        await _start(destination.target, destination.source)
+    receiver = Receiver([each.target for each in configuration.destinations])
     try:
         await _listen(server, configuration.listeners, receiver)
-        _log.info("%s: closing", await stopped)
+        _log.info("%s: closing; a second signal ends at once", await stopped)
     finally:
         await server.close()
         await receiver.close()
+    _log.info("closed")
 
 
 async def _start(target: Target, source: str) -> None:
@@ -128,36 +130,36 @@ async def _start(target: Target, source: str) -> None:
 async def _listen(server: SMTPServer, listeners: tuple[Listener, ...], receiver: Receiver) -> None:
     from pillarbox.cli.addresses import address_text
 
-    bound = [await _listen_on(server, listener, receiver) for listener in listeners]
-    for address in bound:
+    for listener in listeners:
+        await _listen_on(server, listener, receiver)
+    # Only now: of a start that fails there is one message to read.
+    for address in server.addresses:
         _log.info("listening on %s", address_text(address))
 
 
-async def _listen_on(server: SMTPServer, listener: Listener, receiver: Receiver) -> tuple[str, int] | str:
+async def _listen_on(server: SMTPServer, listener: Listener, receiver: Receiver) -> None:
     overrides = {**listener.overrides, "logger": False, "on_data": receiver.on_data(listener.options.name)}
+    place = f"{listener.source}: " if listener.source else ""
     try:
-        return await server.listen(**listener.arguments, **overrides)
+        await server.listen(**listener.arguments, **overrides)
     except ConfigurationError as error:
-        raise ConfigurationError(f"{_place(listener)}{error}") from error
-    except OSError as error:
-        raise ConfigurationError(f"{_place(listener)}cannot listen on {listener.address}: {_reason(error)}") from error
+        raise ConfigurationError(f"{place}{error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a descriptor that is no stream socket
+        raise ConfigurationError(f"{place}cannot listen on {listener.address}: {_reason(error)}") from error
 
 
-def _place(listener: Listener) -> str:
-    return f"{listener.source}: " if listener.source else ""
-
-
-def _reason(error: OSError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """Say what the system said, and what to do about it."""
     import errno
     import os
-    import socket
 
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return (error.strerror or str(error)).lower()
-    advice = _ADVICE.get(errno.errorcode.get(error.errno, ""))
-    reason = os.strerror(error.errno).lower()
-    return f"{reason} ({advice})" if advice else reason
+    number = getattr(error, "errno", None) or 0
+    # asyncio puts the address in front of the system's words.
+    reason = (getattr(error, "strerror", None) or str(error)).rpartition(": ")[2]
+    advice = _ADVICE.get(errno.errorcode.get(number, ""))
+    advised = f" ({advice})" if advice and reason.lower() == os.strerror(number).lower() else ""
+    first = reason[:2].capitalize() == reason[:2]  # a word, and no abbreviation
+    return f"{reason[:1].lower() if first else reason[:1]}{reason[1:]}{advised}"
 
 
 def _on_signals() -> asyncio.Future[str]:
@@ -170,7 +172,8 @@ def _on_signals() -> asyncio.Future[str]:
     def stop(number: int, _frame: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
-        loop.call_soon_threadsafe(stopped.set_result, signal.Signals(number).name)
+        with suppress(RuntimeError):  # the loop is closed: the program ends anyway
+            loop.call_soon_threadsafe(stopped.set_result, signal.Signals(number).name)
 
     # Not add_signal_handler: Windows has none, and a second signal must also end a loop that hangs.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -191,10 +194,10 @@ class Receiver:
         self._resolver = DNSResolver()
         self._host_names = HostNames(self._resolver)
 
-    def on_data(self, name: str) -> Callable[[Any, Session], Any]:
+    def on_data(self, name: str) -> Callable[[MessageStream, Session], Awaitable[None]]:
         """Return the handler for a listener that calls itself ``name``."""
 
-        async def on_data(stream: Any, session: Session) -> None:
+        async def on_data(stream: MessageStream, session: Session) -> None:
             await self._receive(stream, session, name)
 
         return on_data
@@ -204,13 +207,17 @@ class Receiver:
         await self._host_names.close()
         await self._resolver.close()
 
-    async def _receive(self, stream: Any, session: Session, name: str) -> None:
+    async def _receive(self, stream: MessageStream, session: Session, name: str) -> None:
         from pillarbox import received_header, return_path_header
         from pillarbox.deliver import deliver
 
         trace = received_header(session, by=name, confirmed_name=await self._confirmed_name(session))
-        places = await deliver(self._targets, session, stream, head=return_path_header(session) + trace)
-        _log_message(session, stream.byte_length, places)
+        try:
+            places = await deliver(self._targets, session, stream, head=return_path_header(session) + trace)
+        except Reject as refusal:
+            _log_message(session, stream, "refused: %s", str(refusal))
+            raise
+        _log_message(session, stream, "in %s", ", ".join(places))
 
     async def _confirmed_name(self, session: Session) -> str | None:
         name, address = session.client_hostname, session.remote_address
@@ -219,25 +226,19 @@ class Receiver:
         return name if await self._host_names.confirms(name, address) else None
 
 
-def _log_message(session: Session, size: int, places: list[str]) -> None:
+def _log_message(session: Session, stream: MessageStream, outcome: str, *parts: str) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
-    fields = {
-        "component": "program",
-        "tnx": "message",
-        "cid": session.id,
-        "user": session.user,
-        "address": session.remote_address,
-    }
-    sender = session.envelope.mail_from
+    fields = {"component": "program", "tnx": "message", "cid": session.id}
+    fields |= {"user": session.user, "address": session.remote_address}
     _log.info(
-        "message from <%s> to %s, %d bytes, in %s, id %s.%d",
-        sender or "",
+        f"message from <%s> to %s, %d bytes, id %s.%d, {outcome}",
+        session.envelope.mail_from or "",
         _recipients([recipient.address for recipient in session.envelope.rcpt_to]),
-        size,
-        ", ".join(places),
+        stream.byte_length,
         session.id,
         session.transaction,
+        *parts,
         extra=fields,
     )
 
@@ -252,19 +253,35 @@ def _recipients(addresses: list[str]) -> str:
 
 
 class LineFormatter(logging.Formatter):
-    """One line a record: the message, its level in front unless that is INFO; a traceback follows on its own lines."""
+    """One line a record: the level in front unless it is INFO, the client behind; a traceback follows."""
 
     _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
         """Return the line; nothing that came from outside can begin another."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        return level + self._CONTROL.sub("?", record.message)
+        return level + self._CONTROL.sub("?", record.message + self._client(record))
+
+    def _client(self, record: logging.LogRecord) -> str:
+        session = getattr(record, "cid", "")
+        if not session or session in record.message:
+            return ""
+        return f" [{getattr(record, 'address', '')} {session}]".replace("[ ", "[")
+
+
+# The library's events that the program reports in its own words.
+_REPORTED = ("listen", "message", "close")
+
+
+def _is_not_reported(record: logging.LogRecord) -> bool:
+    from_library = record.name != _log.name and record.levelno == logging.INFO
+    return not (from_library and getattr(record, "tnx", "") in _REPORTED)
 
 
 def log_to_stderr(level: str) -> None:
     """Show the library's and the program's records from ``level`` up, and everyone else's warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
+    handler.addFilter(_is_not_reported)
     logging.getLogger().addHandler(handler)
     logging.getLogger("pillarbox").setLevel(level.upper())

@@ -6,18 +6,27 @@ delivered when every delivery's ``commit`` has returned, and not before.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from contextlib import AsyncExitStack
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pillarbox import ConfigurationError
+from pillarbox import ConfigurationError, Reject
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Sequence
+    from collections.abc import AsyncIterable, Awaitable, Sequence
 
     from pillarbox import Session
 
 __all__ = ["Delivery", "Target", "deliver", "known_schemes", "target_from_url"]
+
+# RFC 5321 4.5.3.2.6: "DATA Termination: 10 Minutes." So long a client waits; a target that hangs is answered before.
+PATIENCE = 300.0  # seconds, for each step of a delivery
+PATIENCE_WITH_ABORT = 5.0
+
+_log = logging.getLogger("pillarbox.deliver")
+_Result = TypeVar("_Result")
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
@@ -100,11 +109,33 @@ async def deliver(
     async with AsyncExitStack() as leaving:
         deliveries = []
         for target in targets:
-            delivery = await target.open(session)
-            leaving.push_async_callback(delivery.abort)
+            delivery = await _in_time(target.open(session), session)
+            leaving.push_async_callback(_abort, delivery)
             deliveries.append(delivery)
-            await delivery.write(head)
+            await _in_time(delivery.write(head), session)
         async for block in blocks:
             for delivery in deliveries:
-                await delivery.write(block)
-        return [await delivery.commit() for delivery in deliveries]
+                await _in_time(delivery.write(block), session)
+        return [await _in_time(delivery.commit(), session) for delivery in deliveries]
+
+
+async def _in_time(step: Awaitable[_Result], session: Session) -> _Result:
+    limit = asyncio.timeout(PATIENCE)
+    try:
+        async with limit:
+            return await step
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        fields = {"component": "deliver", "tnx": "deliver", "cid": session.id}
+        fields |= {"user": session.user, "address": session.remote_address}
+        _log.error("the target did not answer in %d seconds", PATIENCE, extra=fields)
+        raise Reject(451, "Error: the message cannot be stored now, try again later", enhanced="4.3.0") from None
+
+
+async def _abort(delivery: Delivery) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_WITH_ABORT):
+            await delivery.abort()
+    except TimeoutError:  # it hangs; what it began ends when it no longer does, and the client is not to wait for that
+        return

@@ -113,7 +113,8 @@ class MaildirDelivery:
 
     def _reject(self, error: OSError) -> Reject:
         session = self._session
-        fields = {"component": "deliver", "cid": session.id, "tnx": session.transaction}
+        fields = {"component": "deliver", "tnx": "deliver", "cid": session.id}
+        fields |= {"user": session.user, "address": session.remote_address}
         _log.error("cannot store a message in %s: %s", self._target.url, error, extra=fields)
         if error.errno in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")

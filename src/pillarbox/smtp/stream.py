@@ -59,9 +59,10 @@ class MessageStream:
     async def message(self) -> EmailMessage:
         """Read the message and return it parsed (``email.policy.default``)."""
         from email import policy
+        from email.message import EmailMessage
         from email.parser import BytesFeedParser
 
-        parser: BytesFeedParser[EmailMessage] = BytesFeedParser(policy=policy.default)
+        parser = BytesFeedParser(EmailMessage, policy=policy.default)
         async for block in self:
             parser.feed(block)
         return parser.close()

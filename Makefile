@@ -1,0 +1,47 @@
+# Everything a fresh machine needs is python3 (3.11 or newer) and make; npm is used for one real client if it is there.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PYTEST_ARGS ?= -n auto
+
+.PHONY: run test check format docs clean
+
+run: $(VENV)/installed
+	$(BIN)/pillarbox serve $(ARGS)
+
+test: $(VENV)/ready tests/interop/node_modules
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/ready
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/ready
+	$(BIN)/python docs/make_options.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "pillarbox needs Python 3.11 or newer; name one: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "the module venv is missing: on Debian, apt-get install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/installed: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/ready: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group dev
+	@touch $@
+
+tests/interop/node_modules: tests/interop/package.json
+	@if command -v npm >/dev/null; then npm ci --prefix tests/interop --no-audit --no-fund --silent && touch $@; \
+	  else echo "npm is not here: the tests with nodemailer are skipped"; fi
+
+clean:
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules

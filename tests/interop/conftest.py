@@ -1,0 +1,58 @@
+"""Fixtures of the tests with real clients: a certificate, and a server of its own for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import trustme
+from interop.peers import HOST, Server
+
+LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+
+
+@dataclass(frozen=True)
+class Authority:
+    """Whom the clients trust: ``file`` holds the authority, ``options`` are the server's key and certificate."""
+
+    file: Path
+    stranger: Path  # an authority that did not sign the server's certificate
+    options: dict[str, bytes | list[bytes]]
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    folder = tmp_path_factory.mktemp("authority")
+    ours, stranger = trustme.CA(), trustme.CA()
+    issued = ours.issue_cert("localhost", HOST)
+    ours.cert_pem.write_to_path(folder / "ca.pem")
+    stranger.cert_pem.write_to_path(folder / "stranger.pem")
+    chain = [blob.bytes() for blob in issued.cert_chain_pems]
+    options: dict[str, bytes | list[bytes]] = {"key": issued.private_key_pem.bytes(), "cert": b"".join(chain)}
+    return Authority(folder / "ca.pem", folder / "stranger.pem", options)
+
+
+@pytest.fixture
+def loop_factory() -> LoopFactory:
+    """The server's loop: uvloop where it is installed, as for the program."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+@pytest.fixture
+def server(
+    authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> Iterator[Server]:
+    """A running server; nothing unexpected may have reached ``on_error``, or the log as an error, in the end."""
+    with Server(loop_factory, **authority.options) as running:
+        yield running
+    left = [running.problems.get() for _ in range(running.problems.qsize())]
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert (left, errors) == ([], [])

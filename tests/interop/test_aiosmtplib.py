@@ -1,0 +1,132 @@
+"""aiosmtplib, the asyncio client: it runs in the test's own loop, the server in its thread."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiosmtplib
+import pytest
+from interop.conftest import Authority
+from interop.peers import (
+    BIG,
+    FORMS,
+    HOST,
+    IMPLICIT,
+    MECHANISMS,
+    NOBODY,
+    PASSWORD,
+    PLAIN,
+    RECIPIENT,
+    SENDER,
+    SIMPLE,
+    STARTTLS,
+    TOKEN,
+    TRICKY,
+    USER,
+    Server,
+    expected_type,
+)
+
+from pillarbox import HandshakeFailed
+
+
+@asynccontextmanager
+async def connected(server: Server, authority: Authority, form: str) -> AsyncIterator[aiosmtplib.SMTP]:
+    client = aiosmtplib.SMTP(
+        hostname=HOST,
+        port=server.port_of(form),
+        use_tls=form == IMPLICIT,
+        start_tls=form == STARTTLS,
+        tls_context=ssl.create_default_context(cafile=authority.file),
+        timeout=30,
+    )
+    async with client:
+        yield client
+
+
+async def log_in(client: aiosmtplib.SMTP, mechanism: str, secret: str) -> None:
+    await client.ehlo()
+    exchanges = {
+        "PLAIN": client.auth_plain,
+        "LOGIN": client.auth_login,
+        "CRAM-MD5": client.auth_crammd5,
+        "XOAUTH2": client.auth_xoauth2,
+    }
+    await exchanges[mechanism](USER, secret)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, form: str) -> None:
+    async with connected(server, authority, form) as client:
+        refused, _ = await client.sendmail(SENDER, [RECIPIENT, "bob@example.com"], TRICKY)
+    assert refused == {}
+    delivery = server.delivery
+    assert (delivery.mail_from, delivery.rcpt_to) == (SENDER, (RECIPIENT, "bob@example.com"))
+    assert delivery.content == TRICKY
+    assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.parametrize("form", FORMS)
+async def test_authentication(server: Server, authority: Authority, form: str, mechanism: str) -> None:
+    async with connected(server, authority, form) as client:
+        await log_in(client, mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+        await client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    delivery = server.delivery
+    assert (delivery.user, delivery.method) == (USER, mechanism)
+    assert delivery.transmission_type == expected_type(form, authenticated=True)
+    assert delivery.content == SIMPLE
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+async def test_a_wrong_password_is_refused(server: Server, authority: Authority, mechanism: str) -> None:
+    async with connected(server, authority, STARTTLS) as client:
+        with pytest.raises(aiosmtplib.SMTPAuthenticationError) as refused:
+            await log_in(client, mechanism, "wrong")
+        assert refused.value.code == 535
+    assert server.deliveries == []
+
+
+async def test_a_refused_recipient_is_reported_and_the_others_get_the_message(
+    server: Server, authority: Authority
+) -> None:
+    async with connected(server, authority, PLAIN) as client:
+        refused, _ = await client.sendmail(SENDER, [RECIPIENT, NOBODY], SIMPLE)
+    assert {address: response.code for address, response in refused.items()} == {NOBODY: 550}
+    assert server.delivery.rcpt_to == (RECIPIENT,)
+
+
+async def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
+    async with connected(server, authority, PLAIN) as client:
+        await client.sendmail("jörg@bücher.example", ["用户@例え.jp"], TRICKY, mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+    delivery = server.delivery
+    assert (delivery.mail_from, delivery.rcpt_to) == ("jörg@bücher.example", ("用户@例え.jp",))
+    assert (delivery.smtp_utf8, delivery.content) == (True, TRICKY)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_big_message(server: Server, authority: Authority, form: str) -> None:
+    async with connected(server, authority, form) as client:
+        await client.sendmail(SENDER, RECIPIENT, BIG)
+    assert server.delivery.content == BIG
+
+
+async def test_many_connections_at_once(server: Server, authority: Authority) -> None:
+    async def deliver(number: int) -> None:
+        async with connected(server, authority, FORMS[number % 3]) as client:
+            await client.sendmail(SENDER, f"{number}@example.com", SIMPLE + b"number %d\r\n" % number)
+
+    await asyncio.gather(*map(deliver, range(30)))
+    received = {delivery.rcpt_to[0]: delivery.content for delivery in server.deliveries}
+    assert received == {f"{number}@example.com": SIMPLE + b"number %d\r\n" % number for number in range(30)}
+
+
+async def test_a_certificate_that_does_not_verify_ends_the_connection(server: Server, authority: Authority) -> None:
+    context = ssl.create_default_context(cafile=authority.stranger)
+    client = aiosmtplib.SMTP(hostname=HOST, port=server.tls_port, use_tls=True, tls_context=context, timeout=30)
+    with pytest.raises(aiosmtplib.SMTPConnectError):
+        await client.connect()
+    await asyncio.to_thread(server.expect_problem, HandshakeFailed)

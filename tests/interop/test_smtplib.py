@@ -1,0 +1,190 @@
+"""Python's own client, on both event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import smtplib
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from email.message import EmailMessage
+
+import pytest
+import uvloop
+from interop.conftest import Authority, LoopFactory
+from interop.peers import (
+    BIG,
+    FORMS,
+    HOST,
+    IMPLICIT,
+    NOBODY,
+    PASSWORD,
+    PLAIN,
+    RECIPIENT,
+    SENDER,
+    SIMPLE,
+    STARTTLS,
+    TOKEN,
+    TRICKY,
+    USER,
+    Server,
+    expected_type,
+)
+
+from pillarbox import HandshakeFailed
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def loop_factory(request: pytest.FixtureRequest) -> LoopFactory:
+    factory: LoopFactory = request.param
+    return factory
+
+
+@contextmanager
+def connected(server: Server, authority: Authority, form: str) -> Iterator[smtplib.SMTP]:
+    context = ssl.create_default_context(cafile=authority.file)
+    if form == IMPLICIT:
+        client: smtplib.SMTP = smtplib.SMTP_SSL(HOST, server.tls_port, timeout=30, context=context)
+    else:
+        client = smtplib.SMTP(HOST, server.port, timeout=30)
+    with client:
+        if form == STARTTLS:
+            client.starttls(context=context)
+        yield client
+
+
+def xoauth2(token: str) -> Callable[[bytes | None], str]:
+    """Return the credential as ``auth()`` asks for it: again, and empty, where the server tells of a failure."""
+    return lambda challenge=None: f"user={USER}\x01auth=Bearer {token}\x01\x01" if not challenge else ""
+
+
+def log_in(client: smtplib.SMTP, mechanism: str, secret: str, *, initial_response: bool = True) -> None:
+    client.user, client.password = USER, secret  # type: ignore[attr-defined]  # what login() sets
+    client.ehlo_or_helo_if_needed()
+    exchange = {
+        "PLAIN": client.auth_plain,
+        "LOGIN": client.auth_login,
+        "CRAM-MD5": client.auth_cram_md5,
+        "XOAUTH2": xoauth2(secret),
+    }[mechanism]
+    client.auth(mechanism, exchange, initial_response_ok=initial_response)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, form: str) -> None:
+    with connected(server, authority, form) as client:
+        assert client.sendmail(SENDER, [RECIPIENT, "bob@example.com"], TRICKY) == {}
+    delivery = server.delivery
+    assert (delivery.mail_from, delivery.rcpt_to) == (SENDER, (RECIPIENT, "bob@example.com"))
+    assert delivery.content == TRICKY
+    assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
+
+
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
+@pytest.mark.parametrize("form", FORMS)
+def test_authentication(
+    server: Server, authority: Authority, form: str, mechanism: str, initial_response: bool
+) -> None:
+    secret = TOKEN if mechanism == "XOAUTH2" else PASSWORD
+    with connected(server, authority, form) as client:
+        log_in(client, mechanism, secret, initial_response=initial_response)
+        client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    delivery = server.delivery
+    assert (delivery.user, delivery.method) == (USER, mechanism)
+    assert delivery.transmission_type == expected_type(form, authenticated=True)
+    assert delivery.content == SIMPLE
+
+
+def test_login_chooses_the_strongest_mechanism(server: Server, authority: Authority) -> None:
+    with connected(server, authority, STARTTLS) as client:
+        client.login(USER, PASSWORD)
+        client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    assert server.delivery.method == "CRAM-MD5"
+
+
+@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
+def test_a_wrong_password_is_refused_and_another_try_may_follow(
+    server: Server, authority: Authority, mechanism: str
+) -> None:
+    with connected(server, authority, STARTTLS) as client:
+        with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
+            log_in(client, mechanism, "wrong")
+        assert refused.value.smtp_code == 535
+        log_in(client, mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+        client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    assert server.delivery.user == USER
+
+
+def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: Server, authority: Authority) -> None:
+    with connected(server, authority, PLAIN) as client:
+        refused = client.sendmail(SENDER, [NOBODY, RECIPIENT], SIMPLE)
+    assert refused == {NOBODY: (550, b"No such user here")}
+    assert server.delivery.rcpt_to == (RECIPIENT,)
+
+
+def test_refused_recipients_alone_are_an_error_and_the_session_goes_on(server: Server, authority: Authority) -> None:
+    with connected(server, authority, PLAIN) as client:
+        with pytest.raises(smtplib.SMTPRecipientsRefused):
+            client.sendmail(SENDER, [NOBODY], SIMPLE)
+        client.sendmail(SENDER, [RECIPIENT], SIMPLE)
+    assert server.delivery.rcpt_to == (RECIPIENT,)
+
+
+def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
+    message = EmailMessage()
+    message["From"], message["To"], message["Subject"] = "jörg@bücher.example", "用户@例え.jp", "Grüße"
+    message.set_content("Hallo")
+    with connected(server, authority, STARTTLS) as client:
+        client.send_message(message)
+    delivery = server.delivery
+    assert (delivery.mail_from, delivery.rcpt_to) == ("jörg@bücher.example", ("用户@例え.jp",))
+    assert delivery.smtp_utf8
+    assert "Subject: Grüße\r\n".encode() in delivery.content
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_big_message(server: Server, authority: Authority, form: str) -> None:
+    with connected(server, authority, form) as client:
+        client.sendmail(SENDER, RECIPIENT, BIG)
+    assert server.delivery.content == BIG
+
+
+def test_many_messages_over_one_connection(server: Server, authority: Authority) -> None:
+    messages = [SIMPLE + b"number %d\r\n" % n for n in range(50)]
+    with connected(server, authority, STARTTLS) as client:
+        for message in messages:
+            client.sendmail(SENDER, RECIPIENT, message)
+    assert [delivery.content for delivery in server.deliveries] == messages
+
+
+@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+def test_a_certificate_that_does_not_verify_ends_the_connection(
+    server: Server, authority: Authority, form: str
+) -> None:
+    context = ssl.create_default_context(cafile=authority.stranger)
+    with pytest.raises(ssl.SSLCertVerificationError):
+        if form == IMPLICIT:
+            smtplib.SMTP_SSL(HOST, server.tls_port, timeout=30, context=context)
+        else:
+            with smtplib.SMTP(HOST, server.port, timeout=30) as client:
+                client.starttls(context=context)
+    server.expect_problem(HandshakeFailed)
+
+
+@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+def test_lmtp(server: Server, unix: bool) -> None:
+    with smtplib.LMTP(server.lmtp_path if unix else HOST, 0 if unix else server.lmtp_port) as client:
+        client.sendmail(SENDER, RECIPIENT, TRICKY)
+    delivery = server.delivery
+    assert (delivery.transmission_type, delivery.content) == ("LMTP", TRICKY)
+
+
+def test_lmtp_refuses_one_recipient_after_the_data(server: Server) -> None:
+    with smtplib.LMTP(HOST, server.lmtp_port) as client:
+        client.ehlo()
+        client.mail(SENDER)
+        assert [client.rcpt(name)[0] for name in ("full@example.com", RECIPIENT)] == [250, 250]
+        # The client reads one reply for the data; RFC 2033 has one for each recipient.
+        replies = [client.data(SIMPLE), client.getreply()]
+    assert replies == [(452, b"Mailbox full"), (250, b"OK: message accepted")]
