@@ -7,12 +7,25 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pillarbox
 import pytest
+
+import pillarbox
 
 SOURCE = Path(pillarbox.__file__).parent
 # A folder or module may import what stands before it, and itself.
-ORDER = ["errors", "networks", "optioncheck", "options", "keywords", "session", "smtp", "logs", "trace", "net", "server"]
+ORDER = [
+    "errors",
+    "networks",
+    "optioncheck",
+    "options",
+    "keywords",
+    "session",
+    "smtp",
+    "logs",
+    "trace",
+    "net",
+    "server",
+]
 PROGRAMS = {"deliver", "cli", "web", "testing", "__main__"}
 NO_IO = {"asyncio", "socket", "ssl", "selectors", "threading", "uvloop", "aiodns"}
 

@@ -8,6 +8,7 @@ import ssl
 from typing import Any, get_type_hints
 
 import pytest
+
 from pillarbox import ConfigurationError, Options, SMTPServer
 from pillarbox.keywords import OptionKeywords
 from pillarbox.options import SECTIONS, declarations
@@ -64,7 +65,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "problem"), WRONG, ids=['-'.join([*given, str(number)]) for number, (given, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("given", "problem"), WRONG, ids=["-".join([*given, str(number)]) for number, (given, _) in enumerate(WRONG)]
+)
 def test_a_wrong_option_is_one_clear_error_at_construction(given: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigurationError) as raised:
         SMTPServer(given)
@@ -83,7 +86,8 @@ def test_no_secret_stands_in_an_error_or_a_repr(name: str) -> None:
 def test_the_reference_names_are_taken_as_they_are() -> None:
     options = Options.from_camel_case(
         {
-            "name": "mx.test", "banner": "", "size": 0, "socketTimeout": 5000, "closeTimeout": 0, "maxClients": math.inf,
+            "name": "mx.test", "banner": "", "size": 0, "socketTimeout": 5000, "closeTimeout": 0,
+            "maxClients": math.inf,
             "authMethods": "plain", "hideDSN": False, "hideENHANCEDSTATUSCODES": False, "disabledCommands": [],
             "useProxy": "10.0.0.1", "useXClient": False, "ignoredHosts": "10.0.0.9", "logger": False,
             "maxAllowedUnauthenticatedCommands": False, "passphrase": "", "minVersion": "TLSv1.3", "lmtp": 1,
@@ -102,14 +106,20 @@ def test_a_misspelt_reference_name_is_an_error() -> None:
         Options.from_camel_case({"soketTimeout": 1})
 
 
+REFERENCE_NAMES = """
+name banner heloResponse size hideSize lmtp logger component secure needsUpgrade secured key cert ca
+ciphers requestCert rejectUnauthorized sniOptions SNICallback hideSTARTTLS allowInsecureAuth
+authMethods authOptional authRequiredMessage maxAllowedUnauthenticatedCommands disabledCommands
+hidePIPELINING hide8BITMIME hideSMTPUTF8 hideENHANCEDSTATUSCODES hideDSN hideREQUIRETLS
+socketTimeout closeTimeout maxClients disableReverseLookup resolver useProxy ignoredHosts useXClient
+useXForward onConnect onSecure onAuth onMailFrom onRcptTo onData onClose maxCommandLength
+lenientAddressParsing
+"""
+
+
 def test_every_reference_option_has_its_place() -> None:
-    names = """name banner heloResponse size hideSize lmtp logger component secure needsUpgrade secured key cert ca ciphers
-    requestCert rejectUnauthorized sniOptions SNICallback hideSTARTTLS allowInsecureAuth authMethods authOptional
-    authRequiredMessage maxAllowedUnauthenticatedCommands disabledCommands hidePIPELINING hide8BITMIME hideSMTPUTF8
-    hideENHANCEDSTATUSCODES hideDSN hideREQUIRETLS socketTimeout closeTimeout maxClients disableReverseLookup resolver
-    useProxy ignoredHosts useXClient useXForward onConnect onSecure onAuth onMailFrom onRcptTo onData onClose
-    maxCommandLength lenientAddressParsing""".split()
-    assert set(names) <= {declaration.reference for declaration in declarations().values()}
+    names = set(REFERENCE_NAMES.split())
+    assert names <= {declaration.reference for declaration in declarations().values()}
 
 
 def test_the_typed_keywords_are_the_options() -> None:

@@ -125,7 +125,7 @@ def parse(text: str) -> tuple[list[bytes], list[list[str]], bool]:
     last = "S"
     for line in (line.strip() for line in text.strip().splitlines()):
         kind, _, rest = line.partition(":")
-        rest = rest[1:] if rest.startswith(" ") else rest
+        rest = rest.removeprefix(" ")
         if kind == "S":
             expected[-1].append(rest)
         elif kind == "X":

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,7 @@ class SMTPServer:
         self._log = EventLog(self.options.logger, self.options.component)
         self._connections = Connections()
         self._listeners: list[Listener] = []
+        self._socket_listener: Listener | None = None
         self._servers: list[asyncio.Server] = []
         self._addresses: list[tuple[str, int] | str] = []
         self._unix_sockets: list[sockets.UnixPath] = []
@@ -156,7 +158,7 @@ class SMTPServer:
             self._closed = asyncio.Event()
         # A handler among the overrides is this listener's; the others are the server's as they are now.
         hooks: dict[str, Any] = {hook: overrides.get(hook) or getattr(self, hook) for hook in HOOKS}
-        listener = Listener(options, hooks, self._connections, self._names_for(options))
+        listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
         self._warn_of_trust(options)
         self._listeners.append(listener)
         return listener
@@ -173,12 +175,14 @@ class SMTPServer:
                 verb = name.removeprefix("use_").upper()
                 self._log.event(WARNING, "trust", None, "%s trusts every client: list the proxies in %s", verb, name)
 
-    async def serve_socket(self, sock: socket.socket, **overrides: Unpack[OptionKeywords]) -> None:
-        """Serve one accepted, connected socket; returns when its conversation has begun."""
-        listener = self._listener(overrides)
+    async def serve_socket(self, sock: socket.socket) -> None:
+        """Serve one accepted, connected, plain socket; returns when its conversation has begun."""
+        if isinstance(sock, ssl.SSLSocket):
+            raise ConfigurationError("serve_socket() takes the plain socket: with secure=True TLS is started here")
+        if self._socket_listener is None:
+            self._socket_listener = self._listener({})
         sock.setblocking(False)
-        loop = asyncio.get_running_loop()
-        await loop.connect_accepted_socket(listener, sock)
+        await asyncio.get_running_loop().connect_accepted_socket(self._socket_listener, sock)
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
@@ -193,14 +197,16 @@ class SMTPServer:
     def update_secure_context(self, **tls_options: Any) -> None:
         """Change key, certificate, authorities or the SNI map; connections that are open keep theirs.
 
-        Raises ConfigurationError, and changes nothing, where the new ones cannot be used.
+        A listener that was given its own in ``listen()`` keeps its own. Raises ConfigurationError, and changes
+        nothing, where the new ones cannot be used.
         """
         for name in tls_options:
             if name not in _RENEWABLE:
                 hint = optioncheck.likely(name, _RENEWABLE)
                 raise ConfigurationError(f"update_secure_context does not take {name!r}{hint}")
         options = self.options.replace(**tls_options)
-        renewed = [(listener, listener.renewed(tls_options)) for listener in self._listeners]
+        followers = [listener for listener in self._listeners if not listener.overridden & set(_RENEWABLE)]
+        renewed = [(listener, listener.renewed(tls_options)) for listener in followers]
         TLSContexts(options)
         self.options = options
         for listener, (own, contexts) in renewed:

@@ -44,7 +44,13 @@ async def connected(server: Server, authority: Authority, form: str) -> AsyncIte
         timeout=30,
     )
     async with client:
+        assert client.transport is not None
+        sock = client.transport.get_extra_info("socket")
         yield client
+    # The client does not wait for the end of TLS, and has no event for it; the test's loop must not end before.
+    async with asyncio.timeout(30):
+        while sock.fileno() != -1:
+            await asyncio.sleep(0.001)
 
 
 async def log_in(client: aiosmtplib.SMTP, mechanism: str, secret: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from pillarbox.smtp.body import DataDecoder
 
 Mode = Literal["normalize", "reject", "accept"]
@@ -37,7 +38,9 @@ def reference(octets: bytes, mode: Mode = "normalize") -> tuple[bytes, bool, byt
     return message, True, data[end + 5 :], flaw
 
 
-BODIES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\0", b"\r\n", b"\r\n.", b"text"]), max_size=24).map(b"".join)
+BODIES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\0", b"\r\n", b"\r\n.", b"text"]), max_size=24).map(
+    b"".join
+)
 
 
 @given(body=BODIES, mode=st.sampled_from(["normalize", "reject", "accept"]), cuts=st.lists(st.integers(0, 60)))
@@ -49,7 +52,8 @@ def test_any_body_decodes_as_the_definition_says(body: bytes, mode: Mode, cuts: 
 
 
 NEVER_AN_END = [
-    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n", b"\r\n.\r\r\n",
+    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n",
+    b"\r\n.\r\r\n",
 ]  # fmt: skip
 
 

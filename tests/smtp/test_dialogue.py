@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from pillarbox import Reject
 from transcript import replay, replay_every_way
 
@@ -22,7 +23,9 @@ DIALOGUES = {
     + "C: MAIL FROM:<>\nC: RCPT TO:<b@example.com>\nC: RCPT TO:<c@example.com>\nS: 250 Accepted\nS: 250 Accepted\n"
     + "S: 250 Accepted\nC: DATA\nS: 354\nC: two\nC: .\nS: 250 OK: message queued\n"
     + QUIT,
-    "verbs in any case": GREET + "C: ehLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nC: mail from:<a@b>\nS: 250 Accepted\n" + QUIT,
+    "verbs in any case": GREET
+    + "C: ehLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nC: mail from:<a@b>\nS: 250 Accepted\n"
+    + QUIT,
     "HELO has no keywords": GREET + "C: HELO x\nS: 250 mx.test Nice to meet you, [192.0.2.1]\n" + QUIT,
     "hello without a name": GREET + "C: EHLO\nS: 501 Error: syntax: EHLO hostname\n" + QUIT,
     "hello with two names": GREET + "C: HELO a b\nS: 501 Error: syntax: HELO hostname\n" + QUIT,

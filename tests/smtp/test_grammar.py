@@ -197,9 +197,7 @@ MALFORMED_PATHS = [
 
 
 @pytest.mark.parametrize(("argument", "reason", "result"), MALFORMED_PATHS)
-def test_malformed_path_is_refused_unless_lenient(
-    argument: str, reason: str, result: tuple[str, str]
-) -> None:
+def test_malformed_path_is_refused_unless_lenient(argument: str, reason: str, result: tuple[str, str]) -> None:
     with pytest.raises(GrammarError, match=reason):
         split_path(argument, "FROM")
     assert split_path(argument, "FROM", lenient=True) == result
@@ -224,9 +222,7 @@ def test_the_keyword_has_no_unicode_case() -> None:
 
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize("character", FORBIDDEN, ids=ascii)
-@pytest.mark.parametrize(
-    "argument", ["FROM : <@r:ab@cd> X=1", 'FROM:<"a b"@[192.0.2.1]>', "FROM:<>", "FROM:<ü@xn--a>"]
-)
+@pytest.mark.parametrize("argument", ["FROM : <@r:ab@cd> X=1", 'FROM:<"a b"@[192.0.2.1]>', "FROM:<>", "FROM:<ü@xn--a>"])
 def test_forbidden_character_in_every_position(argument: str, character: str, lenient: bool) -> None:
     for position in range(len(argument) + 1):
         with pytest.raises(GrammarError, match="forbidden character"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pillarbox import Reject
 from pillarbox.smtp.reply import LOCAL_ERROR, Reply, encode, from_reject
 

@@ -106,7 +106,7 @@ class Connection(asyncio.Protocol):
             return
         self._buffer = data if self._at == len(self._buffer) else self._buffer[self._at :] + data
         self._at = 0
-        if self._waiter is not None:
+        if self._waiter is not None and not self._write_blocked:
             self._wake(None)
         elif len(self._buffer) > HIGH_WATER and not self._paused and not self._upgrading:
             self._pause()

@@ -7,13 +7,14 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.logs import EventLog
-from pillarbox.net.connection import LINE_END_TIME, Connection
+from pillarbox.net.connection import Connection
 from pillarbox.net.tls import TLSContexts
 from pillarbox.networks import Networks
+from pillarbox.smtp.asking import settled
 from pillarbox.smtp.service import Hook, Service
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from pillarbox.net.dns import HostNames
     from pillarbox.options import Options
@@ -29,9 +30,9 @@ class Connections:
         self._interval = 1.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, timeouts: Iterable[float]) -> None:
-        """Sweep often enough for these: a timeout is kept to within a sixteenth, or a second at most."""
-        self._interval = min(self._interval, max(0.02, min(timeouts) / 16))
+    def watch(self, timeout: float) -> None:
+        """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
+        self._interval = min(self._interval, max(0.02, timeout / 16))
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch a connection."""
@@ -56,8 +57,16 @@ class Connections:
 class Listener:
     """What one ``listen()`` offers, and how its connections reach the server."""
 
-    def __init__(self, options: Options, hooks: Mapping[str, Hook], connections: Connections, names: HostNames) -> None:
+    def __init__(
+        self,
+        options: Options,
+        hooks: Mapping[str, Hook],
+        connections: Connections,
+        names: HostNames,
+        overridden: frozenset[str] = frozenset(),
+    ) -> None:
         self.options = options
+        self.overridden = overridden  # the options that are this listener's own
         self.connections = connections
         self.names = names
         log = EventLog(options.logger, options.component)
@@ -67,7 +76,11 @@ class Listener:
         self.ignored = Networks(options.ignored_hosts)
         self.quiet_service = Service(options, {**hooks, "on_connect": _nothing, "on_close": _nothing}, _silent())
         self.tls_first = options.secure and not options.secured
-        connections.watch((options.socket_timeout, options.proxy_timeout, LINE_END_TIME))
+        if self.tls_first:
+            _ = self.tls.context  # a self-signed certificate is made now, not while the first client waits
+        connections.watch(options.socket_timeout)
+        if self.proxies:
+            connections.watch(options.proxy_timeout)
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -96,10 +109,11 @@ class Listener:
         return True
 
     async def report(self, error: Exception, session: Session) -> None:
-        """Tell ``on_error``."""
-        answer = self.service.hooks["on_error"](error, session)
-        if answer is not None:
-            await answer
+        """Tell ``on_error``; a failure of that is logged."""
+        try:
+            await settled(self.service.hooks["on_error"](error, session))
+        except Exception as second:  # noqa: BLE001 - there is no one left to tell but the log
+            self.service.log.event(logging.WARNING, "error", session, "on_error failed", error=second)
 
     def _sni_problem(self, error: Exception, server_name: str | None) -> None:
         self.service.log.event(

@@ -43,13 +43,12 @@ _XCLIENT_LOGIN = Rule("on_auth", Reply(550, "5.7.8", "Error: LOGIN refused"), re
 class Asking:
     """One session's way to its application."""
 
-    __slots__ = ("_time_limit", "service", "session", "wire")
+    __slots__ = ("service", "session", "wire")
 
     def __init__(self, service: Service, session: Session, wire: Wire) -> None:
         self.service = service
         self.session = session
         self.wire = wire
-        self._time_limit = service.options.handler_timeout
 
     async def ask(self, rule: Rule, *arguments: object) -> Any:
         """Call a hook and return its answer; a refusal or a failure becomes Refused."""
@@ -61,27 +60,31 @@ class Asking:
     async def _call(self, rule: Rule, *arguments: object) -> Any:
         """Call a hook: Reject passes, any other exception is a bug of the application and is reported."""
         try:
-            if self._time_limit is None:
-                return await _settled(self.service.hooks[rule.hook](*arguments))
-            async with self.wire.time_limit(self._time_limit):
-                return await _settled(self.service.hooks[rule.hook](*arguments))
+            return await self._in_time(rule.hook, *arguments)
         except (Reject, Refused, ConnectionEnded):
             raise
         except Exception as error:
             await self.report(error)
             raise Refused(rule.failure) from error
 
+    async def _in_time(self, hook: str, *arguments: object) -> Any:
+        seconds = self.service.options.handler_timeout
+        if seconds is None:
+            return await settled(self.service.hooks[hook](*arguments))
+        async with self.wire.time_limit(seconds):
+            return await settled(self.service.hooks[hook](*arguments))
+
     async def report(self, error: BaseException) -> None:
         """Tell ``on_error``; a failure of that is logged."""
         try:
-            await _settled(self.service.hooks["on_error"](error, self.session))
+            await self._in_time("on_error", error, self.session)
         except Exception as second:  # noqa: BLE001 - there is no one left to tell but the log
             self.service.log.event(WARNING, "error", self.session, "on_error failed", error=second)
 
     async def tell_closed(self) -> None:
         """Tell ``on_close``; what it raises is only reported."""
         try:
-            await _settled(self.service.hooks["on_close"](self.session))
+            await self._in_time("on_close", self.session)
         except Exception as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
             await self.report(error)
 
@@ -114,7 +117,7 @@ class Asking:
     async def _message_reply(self, answer: object) -> Reply:
         try:
             if hasattr(answer, "__await__"):
-                answer = await _settled(answer)
+                answer = await settled(answer)
         except (Reject, Refused) as refusal:
             answer = refusal
         except ConnectionEnded:
@@ -160,7 +163,7 @@ class Asking:
             raise Refused(Reply(550, "5.7.8", reject.text or _XCLIENT_LOGIN.refusal.text)) from reject
 
 
-async def _settled(answer: Any) -> Any:
+async def settled(answer: Any) -> Any:
     """Return an answer, awaited if it is awaitable: handlers are plain functions or ``async def``."""
     if answer is not None and hasattr(answer, "__await__"):
         return await answer
