@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pillarbox import Options
 from pillarbox.optioncheck import plain_default
-from pillarbox.options import HANDLERS, PEM, SECTIONS, Declaration, declarations
+from pillarbox.options import HANDLERS, PEM, SECTIONS, Declaration, Hook, Resolver, declarations
 
 PAGE = Path(__file__).with_name("options.md")
 
@@ -74,6 +75,9 @@ _KINDS: dict[Any, str] = {
     float: "float",
     bool: "bool",
     Any: "bool or logger",
+    Hook: "function",
+    Resolver: "resolver",
+    ssl.SSLContext: "`ssl.SSLContext`",
 }
 
 
@@ -83,7 +87,6 @@ def page() -> str:
 
 
 def _section(section: str) -> str:
-    # A section that has handlers only needs no column for what they all lack.
     rows = [_row(name, d) for name, d in declarations().items() if d.section == section]
     note = "\nWhat handlers may return and raise is on a page of its own: [handlers](handlers.md).\n"
     columns = ["| name | type | default | unit | smtp-server | what it does |", "|---|---|---|---|---|---|"]
@@ -93,7 +96,7 @@ def _section(section: str) -> str:
 def _row(name: str, declaration: Declaration) -> str:
     cells = (
         f"`{name}`{' †' if declaration.in_code_only else ''}",
-        "function" if declaration.section == HANDLERS else _kind(_hints()[name]),
+        _kind(_hints()[name]),
         _default(name, declaration),
         declaration.unit or "",
         f"`{declaration.reference}`" if declaration.reference else "",
@@ -113,7 +116,7 @@ def _default(name: str, declaration: Declaration) -> str:
 
 def _kind(hint: Any) -> str:
     """Say a type in a few words; None is left out, the default tells of it."""
-    if PEM in (hint, _without_none(hint)):
+    if hint == PEM | None:
         return "PEM text, bytes or path, or a list"
     origin = get_origin(hint)
     if origin in (typing.Union, UnionType):
@@ -124,17 +127,10 @@ def _kind(hint: Any) -> str:
         return "mapping"
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return "list of str"
-    return _KINDS.get(hint) or str(getattr(hint, "__name__", "function"))
-
-
-def _without_none(hint: Any) -> Any:
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    return typing.Union[tuple(parts)] if get_origin(hint) in (typing.Union, UnionType) else hint  # noqa: UP007
+    return _KINDS[hint]
 
 
 def _hints() -> dict[str, Any]:
-    import ssl
-
     return typing.get_type_hints(Options, localns={"ssl": ssl})
 
 

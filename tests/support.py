@@ -20,7 +20,7 @@ import trustme
 
 from pillarbox import Envelope, MessageStream, Session, SMTPServer
 
-TIMEOUT = 8.0  # how long anything may take that ends by itself; no test waits so long on purpose
+TIMEOUT = 5.0  # how long anything may take that ends by itself; no test waits so long on purpose
 PLAIN = b64encode(b"\0ann\0secret").decode()
 
 
@@ -292,7 +292,7 @@ class Sessions(list[Session]):
 
 
 @lru_cache
-def ca(name: str = "server") -> trustme.CA:
+def ca(name: str) -> trustme.CA:
     """Return a certificate authority; the same one for each name."""
     return trustme.CA(organization_name=name)
 

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 class ConfigurationError(ValueError):
-    """An option has a wrong name, type or combination; the text names it and says what to do."""
+    """An option has a wrong name, type or combination; the text names it and says what to do.
+
+    option: the name of the option, None where it is not about one.
+    """
+
+    def __init__(self, text: str, option: str | None = None) -> None:
+        super().__init__(text)
+        self.option = option
 
 
 class Reject(Exception):

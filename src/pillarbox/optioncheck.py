@@ -39,7 +39,7 @@ _WORDS: dict[Any, str] = {
 
 def wrong(name: str, problem: str) -> NoReturn:
     """Raise the error for one option."""
-    raise ConfigurationError(f"option {name}: {problem}")
+    raise ConfigurationError(f"option {name}: {problem}", name)
 
 
 # --- Names
@@ -50,7 +50,7 @@ def names(given: Mapping[str, Any], what: str) -> None:
     known = _declarations()
     for name in given:
         if name not in known:
-            raise ConfigurationError(f"unknown {what} {name!r}{_hint(name)}")
+            raise ConfigurationError(f"unknown {what} {name!r}{_hint(name)}", name)
 
 
 def _hint(name: str) -> str:

@@ -129,26 +129,43 @@ class SMTPServer:
                 f"listen() takes one of port, path, sock and fd, not {' and '.join(given) or 'none'}"
             )
         listener = self._listener(overrides)
-        loop = asyncio.get_running_loop()
         if fd is not None:
             sock = socket.socket(fileno=fd)
+        try:
+            server = await self._bind(listener, port, host, path, sock, backlog)
+        except BaseException:
+            self._listeners.remove(listener)
+            if sock is not None and fd is not None:
+                sock.close()
+            raise
+        self._servers.append(server)
+        bound = [sockets.name_of(s) for s in server.sockets]
+        self._addresses += bound
+        self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
+        return bound[0]
+
+    async def _bind(  # noqa: PLR0917 - the ways that listen() takes
+        self,
+        listener: Listener,
+        port: int | None,
+        host: str | None,
+        path: str | os.PathLike[str] | None,
+        sock: socket.socket | None,
+        backlog: int,
+    ) -> asyncio.Server:
+        loop = asyncio.get_running_loop()
         if path is not None:
             unix = sockets.UnixPath(path)
             unix.refuse_if_served()
             server = await loop.create_unix_server(listener, unix.path, backlog=backlog)
             unix.note()
             self._unix_sockets.append(unix)
-        elif sock is not None and sock.family == getattr(socket, "AF_UNIX", None):
-            server = await loop.create_unix_server(listener, sock=sock, backlog=backlog)
-        elif sock is not None:
-            server = await loop.create_server(listener, sock=sock, backlog=backlog)
-        else:
-            server = await loop.create_server(listener, host, port or 0, backlog=backlog)
-        self._servers.append(server)
-        bound = [sockets.name_of(s) for s in server.sockets]
-        self._addresses += bound
-        self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
-        return bound[0]
+            return server
+        if sock is None:
+            return await loop.create_server(listener, host, port or 0, backlog=backlog)
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            return await loop.create_unix_server(listener, sock=sock, backlog=backlog)
+        return await loop.create_server(listener, sock=sock, backlog=backlog)
 
     def _listener(self, overrides: OptionKeywords) -> Listener:
         if self._closing is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,17 @@ class TestArgumentErrors:
         found = effective(write("[server]\nkey = 'k'\ncert = 'c'"))
         located = found.located(ConfigurationError("option key: cannot be read"))
         assert str(located).endswith("mail.toml, [server]: option key: cannot be read")
+
+
+def test_the_file_in_the_documentation(write: Any, tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "program.md"
+    (example,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    found = effective(write(example))
+    assert found.options.cert == f"{tmp_path}/tls/mx.pem"
+    assert [(each.address, each.options.secure, each.options.lmtp) for each in found.listeners] == [
+        (":25", False, False),
+        (":465", True, False),
+        ("unix:/run/pillarbox/lmtp", False, True),
+    ]
+    assert [each.options.auth_optional for each in found.listeners] == [True, False, True]
+    assert [each.target.url for each in found.destinations] == ["maildir:/var/mail/in"]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+
 from interop.peers import HOST, Server
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -47,12 +48,9 @@ def loop_factory() -> LoopFactory:
 
 
 @pytest.fixture
-def server(
-    authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
-) -> Iterator[Server]:
+def server(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture) -> Iterator[Server]:
     """A running server; nothing unexpected may have reached ``on_error``, or the log as an error, in the end."""
     with Server(loop_factory, **authority.options) as running:
         yield running
-    left = [running.problems.get() for _ in range(running.problems.qsize())]
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
-    assert (left, errors) == ([], [])
+    assert (running.unexpected_problems(), errors) == ([], [])

@@ -1,4 +1,4 @@
-"""What the tests with real clients share: the server they deliver to, the messages, and how a program is found and run."""
+"""What the tests with real clients share: the server they deliver to, the messages, how a program is found and run."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ class Server:
     """A real ``SMTPServer`` in a thread and a loop of its own, so that a test can wait for a program.
 
     It listens with SMTP on ``port`` and ``path`` (a Unix socket), with implicit TLS on ``tls_port``, with LMTP on
-    ``lmtp_port`` and ``lmtp_path``. ``deliveries`` is complete when the client is done, since a message is noted before it
-    is answered. ``problems`` holds what reached ``on_error``: a test takes out what it expects, nothing may be left.
+    ``lmtp_port`` and ``lmtp_path``. ``deliveries`` is complete when the client is done, since a message is noted before
+    it is answered. ``problems`` holds what reached ``on_error``: a test takes out what it expects, or says in
+    ``tolerated`` what may come; nothing else may be left.
     """
 
     port: int
@@ -125,6 +126,7 @@ class Server:
     def __init__(self, loop_factory: Callable[[], asyncio.AbstractEventLoop], **options: Any) -> None:
         self.deliveries: list[Delivery] = []
         self.problems: queue.SimpleQueue[Exception] = queue.SimpleQueue()
+        self.tolerated: tuple[type[Exception], ...] = ()
         self._folder = tempfile.TemporaryDirectory(prefix="pb")  # a Unix socket's path must be short
         self.path = f"{self._folder.name}/smtp"
         self.lmtp_path = f"{self._folder.name}/lmtp"
@@ -155,6 +157,11 @@ class Server:
         """Take the next problem; it may come after the client is gone."""
         problem = self.problems.get(timeout=30)
         assert isinstance(problem, kind), problem
+
+    def unexpected_problems(self) -> list[Exception]:
+        """Return what is left, when the server has ended."""
+        left = [self.problems.get() for _ in range(self.problems.qsize())]
+        return [problem for problem in left if not isinstance(problem, self.tolerated)]
 
     def port_of(self, form: str) -> int:
         return self.tls_port if form == IMPLICIT else self.port

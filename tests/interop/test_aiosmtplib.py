@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 
 import aiosmtplib
 import pytest
+
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
@@ -29,7 +30,6 @@ from interop.peers import (
     Server,
     expected_type,
 )
-
 from pillarbox import HandshakeFailed
 
 
@@ -107,7 +107,9 @@ async def test_a_refused_recipient_is_reported_and_the_others_get_the_message(
 
 async def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
     async with connected(server, authority, PLAIN) as client:
-        await client.sendmail("jörg@bücher.example", ["用户@例え.jp"], TRICKY, mail_options=["SMTPUTF8", "BODY=8BITMIME"])
+        await client.sendmail(
+            "jörg@bücher.example", ["用户@例え.jp"], TRICKY, mail_options=["SMTPUTF8", "BODY=8BITMIME"]
+        )
     delivery = server.delivery
     assert (delivery.mail_from, delivery.rcpt_to) == ("jörg@bücher.example", ("用户@例え.jp",))
     assert (delivery.smtp_utf8, delivery.content) == (True, TRICKY)

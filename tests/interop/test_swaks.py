@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
@@ -26,7 +27,6 @@ from interop.peers import (
     program,
     run,
 )
-
 from pillarbox import HandshakeFailed
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # it has no XOAUTH2

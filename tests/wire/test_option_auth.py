@@ -131,7 +131,7 @@ async def test_xoauth2() -> None:
     assert (accounts.requests[0].username, accounts.requests[0].access_token) == ("ann", "token")
 
 
-@pytest.mark.parametrize("line", ["", "*", "AQ==", "whatever"])
+@pytest.mark.parametrize("line", ["", "*", "AQ==", "no base64"])
 async def test_a_failed_xoauth2_tells_why_and_then_any_line_gets_535(line: str) -> None:
     def on_auth(auth: AuthRequest, session: Session) -> None:
         raise Reject(535, "Token expired", data={"status": "400"})

@@ -13,6 +13,7 @@ from pillarbox.net.tls import tls_info
 from pillarbox.networks import normal_address
 from pillarbox.session import Session, TLSInfo
 from pillarbox.smtp import proxy, reply
+from pillarbox.smtp.asking import Asking
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, line_limit
 
@@ -21,6 +22,7 @@ if sys.platform != "win32":
     from termios import FIONREAD
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from types import TracebackType
 
     from pillarbox.net.listener import Listener
@@ -51,6 +53,7 @@ class Connection(asyncio.Protocol):
         "_loop",
         "_out",
         "_paused",
+        "_silence",
         "_transport",
         "_upgrading",
         "_waiter",
@@ -59,12 +62,15 @@ class Connection(asyncio.Protocol):
         "counted",
         "deadline",
         "listener",
+        "service",
         "session",
         "task",
     )
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
+        self.service = listener.service
+        self._silence = listener.options.socket_timeout
         self._loop = loop
         self._buffer = b""
         self._at = 0  # what comes before is read
@@ -128,12 +134,15 @@ class Connection(asyncio.Protocol):
         self._write_blocked = False
         self._wake(None)
 
-    # --- Waiting: one future for each wait, one time stamp, no timer
+    # --- Waiting: one future for each wait, one time stamp, no timer and no coroutine of its own
 
     def _wake(self, problem: ConnectionEnded | None) -> None:
         waiter, self._waiter = self._waiter, None
         if waiter is None or waiter.done():
             return
+        self.deadline = 0.0
+        if self._limit is not None:
+            self._limit.resume()
         if problem is None:
             waiter.set_result(None)
         else:
@@ -141,34 +150,34 @@ class Connection(asyncio.Protocol):
 
     def expire(self) -> None:
         """End the wait that has passed its deadline."""
-        self.deadline = 0.0
         self._wake(ConnectionEnded("the client was silent for too long", self._expiry))
 
-    async def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> asyncio.Future[None]:
         self._waiter = waiter = self._loop.create_future()
         self.deadline = self._loop.time() + seconds
-        limit = self._limit
-        if limit is not None:
-            limit.pause()  # the client's time is not the handler's
-        try:
-            await waiter
-        finally:
-            self.deadline = 0.0
-            self._waiter = None
-            if limit is not None:
-                limit.resume()
+        if self._limit is not None:
+            self._limit.pause()  # the client's time is not the handler's
+        return waiter
 
-    async def _more(self, seconds: float, expiry: Reply | None = reply.TIMEOUT) -> None:
+    def _more(self, seconds: float, expiry: Reply | None = reply.TIMEOUT) -> Awaitable[None]:
         """Wait for input; what was written leaves first, in one piece."""
         if self._ending is not None:
             raise self._ending
-        await self.flush()
+        if self._out:
+            self._send()
+        if self._write_blocked:
+            return self._more_when_written(seconds, expiry)
         if self._eof or self._gone:
             raise ConnectionEnded("the client closed the connection")
         if self._paused:
             self._resume()
         self._expiry = expiry
-        await self._wait(seconds)
+        return self._wait(seconds)
+
+    async def _more_when_written(self, seconds: float, expiry: Reply | None) -> None:
+        """Wait for input from a client that has first to read what it was told."""
+        await self.flush()
+        await self._more(seconds, expiry)
 
     # --- The wire
 
@@ -176,47 +185,44 @@ class Connection(asyncio.Protocol):
         self._out.append(octets)
 
     def _send(self) -> None:
-        out, self._out = self._out, []
+        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+        self._out.clear()
         if not self._gone:
-            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            self._transport.write(octets)
 
     async def flush(self) -> None:
         if self._out:
             self._send()
         while self._write_blocked:
             self._expiry = None
-            await self._wait(self.listener.options.socket_timeout)
+            await self._wait(self._silence)
 
     async def read_line(self, limit: int) -> bytes:
         while True:
             at = self._at
             end = self._buffer.find(b"\n", at) + 1
-            if 0 < end <= at + MAX_AUTH_LINE or 0 < end <= at + limit:
+            if end and (end - at <= MAX_AUTH_LINE or end - at <= limit):
                 line = self._buffer[at:end]
-                self._advance(end)
+                if end == len(self._buffer):
+                    self._buffer, self._at = b"", 0  # an idle connection holds no buffer
+                else:
+                    self._at = end
                 return line
-            await self._more_of_line(len(self._buffer) - at, limit)
+            if len(self._buffer) - at < limit:
+                await self._more(self._silence)
+            else:
+                await self._more_of_long_line(len(self._buffer) - at, limit)
 
-    async def _more_of_line(self, length: int, limit: int) -> None:
-        if length < limit:
-            await self._more(self.listener.options.socket_timeout)
-            return
+    def _more_of_long_line(self, length: int, limit: int) -> Awaitable[None]:
         if length >= max(limit, MAX_AUTH_LINE):
             raise ConnectionEnded("a command line without an end", reply.LINE_NEVER_ENDS)
         if length < line_limit(self._buffer[self._at : self._at + 5], limit):
-            await self._more(self.listener.options.socket_timeout)
-        else:
-            await self._more(LINE_END_TIME, reply.LINE_NEVER_ENDS)
-
-    def _advance(self, end: int) -> None:
-        if end == len(self._buffer):
-            self._buffer, self._at = b"", 0  # an idle connection holds no buffer
-        else:
-            self._at = end
+            return self._more(self._silence)
+        return self._more(LINE_END_TIME, reply.LINE_NEVER_ENDS)
 
     async def read_block(self) -> bytes:
         while self._at == len(self._buffer):
-            await self._more(self.listener.options.socket_timeout)
+            await self._more(self._silence)
         return self._take()
 
     def _take(self) -> bytes:
@@ -231,7 +237,7 @@ class Connection(asyncio.Protocol):
     def pending(self) -> bool:
         if self._at < len(self._buffer):
             return True
-        if self.session.tls is not None or self._gone or sys.platform == "win32":
+        if self.session.tls is not None or self._transport.is_closing() or sys.platform == "win32":
             return False  # Windows cannot be asked what the kernel holds; what was read still counts
         # uvloop's sockets have no peek; the count of the descriptor tells what has arrived (0.4 µs).
         waiting = ioctl(self._transport.get_extra_info("socket").fileno(), FIONREAD, b"\0\0\0\0")
@@ -242,7 +248,7 @@ class Connection(asyncio.Protocol):
             return
         timer = self._loop.call_later(seconds, self._wake, None)
         try:
-            await self._more(seconds + self.listener.options.socket_timeout)
+            await self._more(seconds + self._silence)
         finally:
             timer.cancel()
 
@@ -272,10 +278,11 @@ class Connection(asyncio.Protocol):
         try:
             transport = await self._upgraded(early)
         except OSError as error:
+            self._gone = True  # the event loop has closed it
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             failure = HandshakeFailed(f"TLS handshake failed: {reason}")
             failure.__cause__ = error
-            await self._report(failure)
+            await Asking(self.service, self.session, self).report(failure)
             raise ConnectionEnded(str(failure)) from error
         self._transport = transport
         return tls_info(transport.get_extra_info("ssl_object"))
@@ -325,11 +332,11 @@ class Connection(asyncio.Protocol):
         try:
             await self._serve()
         except ConnectionEnded as end:
-            self.listener.service.log.event(DEBUG, "end", self.session, "%s", str(end))
+            self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
         except asyncio.CancelledError:
             self._last_words(reply.SHUTTING_DOWN)
         except Exception as error:  # noqa: BLE001 - a bug of ours must not take the process down
-            self.listener.service.log.event(ERROR, "error", self.session, "internal error", error=error)
+            self.service.log.event(ERROR, "error", self.session, "internal error", error=error)
             self._last_words(reply.LOCAL_ERROR_CLOSING)
         finally:
             self._close()
@@ -340,7 +347,9 @@ class Connection(asyncio.Protocol):
         if listener.proxies and self.session.remote_address in listener.proxies:
             await self._read_proxy_header()
         ignored = bool(listener.ignored) and self.session.remote_address in listener.ignored
-        service = listener.quiet_service if ignored else listener.service
+        if ignored:
+            self.service = listener.quiet_service
+        service = self.service
         if not (ignored or listener.admits(self)):
             if not listener.tls_first:  # a 421 would break the client's handshake
                 self.write(service.too_many_clients.octets(service.codes))
@@ -379,10 +388,10 @@ class Connection(asyncio.Protocol):
                 await self._more(max(0.0, deadline - self._loop.time()), None)
         except (proxy.BadHeader, ConnectionEnded) as problem:
             self.write(proxy.BAD_HEADER)
-            self.listener.service.log.event(INFO, "proxy", self.session, "no valid PROXY header: %s", str(problem))
+            self.service.log.event(INFO, "proxy", self.session, "no valid PROXY header: %s", str(problem))
             await self._linger()
             raise ConnectionEnded("no valid PROXY header") from problem
-        self._advance(header.length)
+        self._at = header.length
         if self.listener.tls_first and not self._paused:
             self._pause()
         session = self.session
@@ -390,9 +399,6 @@ class Connection(asyncio.Protocol):
             session.remote_address, session.remote_port = header.source
             session.local_address, session.local_port = header.destination
             session.client_hostname = f"[{session.remote_address}]"
-
-    async def _report(self, error: Exception) -> None:
-        await self.listener.report(error, self.session)
 
     # --- The end
 
@@ -412,7 +418,7 @@ class Connection(asyncio.Protocol):
 
     def _last_words(self, answer: Reply) -> None:
         if not (self._upgrading or (self.conversation is None and self.listener.tls_first)):
-            self.write(answer.octets(self.listener.service.codes))
+            self.write(answer.octets(self.service.codes))
 
     async def _linger(self) -> None:
         """Let the last reply arrive: closing with unread input makes a reset that may overtake it."""

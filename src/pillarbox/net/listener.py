@@ -10,7 +10,6 @@ from pillarbox.logs import EventLog
 from pillarbox.net.connection import Connection
 from pillarbox.net.tls import TLSContexts
 from pillarbox.networks import Networks
-from pillarbox.smtp.asking import settled
 from pillarbox.smtp.service import Hook, Service
 
 if TYPE_CHECKING:
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
     from pillarbox.net.dns import HostNames
     from pillarbox.options import Options
-    from pillarbox.session import Session
 
 
 class Connections:
@@ -74,7 +72,8 @@ class Listener:
         self.tls = TLSContexts(options, self._sni_problem)
         self.proxies = Networks(options.use_proxy)
         self.ignored = Networks(options.ignored_hosts)
-        self.quiet_service = Service(options, {**hooks, "on_connect": _nothing, "on_close": _nothing}, _silent())
+        quiet = dict.fromkeys(("on_connect", "on_close", "on_error"), _nothing)
+        self.quiet_service = Service(options, {**hooks, **quiet}, _silent())
         self.tls_first = options.secure and not options.secured
         if self.tls_first:
             _ = self.tls.context  # a self-signed certificate is made now, not while the first client waits
@@ -107,13 +106,6 @@ class Listener:
         self.connections.counted += 1
         connection.counted = True
         return True
-
-    async def report(self, error: Exception, session: Session) -> None:
-        """Tell ``on_error``; a failure of that is logged."""
-        try:
-            await settled(self.service.hooks["on_error"](error, session))
-        except Exception as second:  # noqa: BLE001 - there is no one left to tell but the log
-            self.service.log.event(logging.WARNING, "error", session, "on_error failed", error=second)
 
     def _sni_problem(self, error: Exception, server_name: str | None) -> None:
         self.service.log.event(

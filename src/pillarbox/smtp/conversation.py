@@ -48,8 +48,10 @@ class Conversation:
 
     __slots__ = (
         "_closing",
+        "_commands",
         "_places",
         "_secure_refusal",
+        "_transcript",
         "_unauthenticated",
         "_unrecognized",
         "_vouched_for",
@@ -66,6 +68,10 @@ class Conversation:
         self.session = session
         self.wire = wire
         self.asking = Asking(service, session, wire)
+        if service.commands is None:  # once for each listener
+            service.commands = _offered(service)
+        self._commands = service.commands
+        self._transcript = service.log.enabled(DEBUG)  # asked once: it is wanted for every line, and is nearly never on
         self.phase = TLS if session.secure else 0
         self.connected = False  # on_connect was reached, so on_close will be
         self._closing = False
@@ -81,8 +87,11 @@ class Conversation:
         """Greet, then read commands and answer them until one side ends it."""
         try:
             await self._greet()
+            limit = self.service.options.max_command_length
             while True:
-                await self._command(await self._next_line())
+                if self._closing and not self.phase & MAIL:
+                    raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
+                await self._command(await self.wire.read_line(limit))
         except ConnectionEnded as end:
             if end.reply is not None:
                 self.reply(end.reply)
@@ -93,11 +102,6 @@ class Conversation:
         self._closing = True
         if not self.phase & MAIL:
             self.wire.stop(reply.SHUTTING_DOWN)
-
-    async def _next_line(self) -> bytes:
-        if self._closing and not self.phase & MAIL:
-            raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
-        return await self.wire.read_line(self.service.options.max_command_length)
 
     async def _greet(self) -> None:
         options = self.service.options
@@ -123,20 +127,25 @@ class Conversation:
     async def _command(self, line: bytes) -> None:
         octets = self.service.stripped(line)
         verb, _, argument = octets.partition(b" ")
-        command = COMMANDS.get(verb) or COMMANDS.get(verb.upper())
-        if len(line) > self._limit(command):
+        command = self._commands.get(verb) or self._commands.get(verb.upper())
+        if len(line) > self.service.options.max_command_length and len(line) > self._limit(command):
             self.reply(reply.LINE_TOO_LONG)
-            return
-        if command is None or command.verb in self.service.disabled or command.hidden_from(self):
+        elif command is None:
             self._not_recognized(octets)
-            return
-        self._log_command(command, argument)
-        if self._secure_refusal is not None and command.verb != b"QUIT":
-            raise ConnectionEnded("on_secure refused", self._secure_refusal)
-        self._check_turn(command)
+        else:
+            if self._transcript:
+                self._log_command(command, argument)
+            if self._secure_refusal is not None and command.verb != b"QUIT":
+                raise ConnectionEnded("on_secure refused", self._secure_refusal)
+            if command.last_in_group:
+                self._check_turn()
+            await self._obey(command, argument)
+
+    async def _obey(self, command: Command, argument: bytes) -> None:
         try:
-            self._count_unauthenticated(command)
-            text = _decoded(argument)
+            if not (self.phase | self.service.waived) & AUTH:
+                self._count_unauthenticated(command)
+            text = _decoded(argument) if argument else ""
             self._check_phase(command)
             await command.run(self, text)
         except Refused as refused:
@@ -156,6 +165,8 @@ class Conversation:
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
         if _HTTP.match(octets):
             raise ConnectionEnded("an HTTP request", reply.HTTP)
+        if not (self.phase | self.service.waived) & AUTH:
+            self._count_unauthenticated(None)
         self._unrecognized += 1
         if self._unrecognized >= MAX_UNRECOGNIZED:
             raise ConnectionEnded("too many unrecognized commands", reply.TOO_MANY_UNRECOGNIZED)
@@ -164,24 +175,20 @@ class Conversation:
             self.reply(reply.EHLO_IN_LMTP)
         else:
             self.reply(reply.NOT_RECOGNIZED)
-        self._count_unauthenticated(None)
 
     def _log_command(self, command: Command, argument: bytes) -> None:
-        if self.service.log.enabled(DEBUG):
-            shown = argument.split(b" ")[0] + b" ..." if command.verb == b"AUTH" else argument
-            text = shown.decode("utf-8", "backslashreplace")
-            self.service.log.event(DEBUG, "command", self.session, "C: %s %s", command.verb.decode(), text)
+        shown = argument.split(b" ")[0] + b" ..." if command.verb == b"AUTH" else argument
+        text = shown.decode("utf-8", "backslashreplace")
+        self.service.log.event(DEBUG, "command", self.session, "C: %s %s", command.verb.decode(), text)
 
-    def _check_turn(self, command: Command) -> None:
+    def _check_turn(self) -> None:
         """Refuse input that waits behind a command whose reply must come first."""
         # RFC 2920 3.1: 'The EHLO, DATA, VRFY, EXPN, TURN, QUIT, and NOOP commands can only appear as the last
         # command in a group since their success or failure produces a change of state'.
-        if command.last_in_group and self.service.options.forbid_unauth_pipelining and self.wire.pending():
+        if self.service.options.forbid_unauth_pipelining and self.wire.pending():
             raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
 
     def _count_unauthenticated(self, command: Command | None) -> None:
-        if self.phase & AUTH or not self.service.must_authenticate:
-            return
         if command is not None and command.verb in (b"AUTH", b"QUIT"):
             return
         self._unauthenticated += 1
@@ -203,13 +210,19 @@ class Conversation:
         """Send a reply, and keep it in the session if it is a refusal."""
         if answer.code >= 400:
             self.session.error = str(answer)
-        self._write(answer.octets(self.service.codes))
+        octets = answer.octets(self.service.codes)
+        if self._transcript:
+            self._log_reply(octets)
+        self.wire.write(octets)
 
     def _write(self, octets: bytes) -> None:
-        if self.service.log.enabled(DEBUG):
-            text = octets.decode("utf-8", "replace").rstrip("\r\n").replace("\r\n", " | ")
-            self.service.log.event(DEBUG, "reply", self.session, "S: %s", text)
+        if self._transcript:
+            self._log_reply(octets)
         self.wire.write(octets)
+
+    def _log_reply(self, octets: bytes) -> None:
+        text = octets.decode("utf-8", "replace").rstrip("\r\n").replace("\r\n", " | ")
+        self.service.log.event(DEBUG, "reply", self.session, "S: %s", text)
 
     # --- Greetings (RFC 5321 4.1.1.1, RFC 2033 4.1)
 
@@ -241,16 +254,15 @@ class Conversation:
     async def mail(self, argument: str) -> None:
         """Begin a transaction."""
         address, rest = self._path(argument, "FROM")
-        sender, envelope = Address(address), Envelope()
-        if rest:
-            params.parse(rest, params.MAIL, Asked(self.service, self.session.secure, envelope, sender))
-        if not envelope.smtp_utf8 and not argument.isascii():
-            raise Refused(reply.NEED_SMTPUTF8)
-        self.session.envelope = envelope
+        sender, envelope = Address(address), self.session.envelope
         try:
+            if rest:
+                params.parse(rest, params.MAIL, Asked(self.service, self.session.secure, envelope, sender))
+            if not (argument.isascii() or envelope.smtp_utf8):
+                raise Refused(reply.NEED_SMTPUTF8)
             await self.asking.ask(ON_MAIL_FROM, sender, self.session)
         except Refused:
-            self.session.envelope = Envelope()
+            self.session.envelope = Envelope()  # as it was: outside a transaction it is empty
             raise
         envelope.mail_from = sender
         self.phase |= MAIL
@@ -264,7 +276,7 @@ class Conversation:
         recipient, envelope = Recipient(address), self.session.envelope
         if rest:
             params.parse(rest, params.RCPT, Asked(self.service, self.session.secure, envelope, recipient))
-        if not envelope.smtp_utf8 and not argument.isascii():
+        if not (argument.isascii() or envelope.smtp_utf8):
             raise Refused(reply.NEED_SMTPUTF8)
         await self.asking.ask(ON_RCPT_TO, recipient, self.session)
         self._add_recipient(recipient)
@@ -307,18 +319,20 @@ class Conversation:
     async def _answer_message(self, stream: MessageStream, answer: object) -> None:
         if stream.refusal is not None:  # stands even where the handler swallowed it
             answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
-        replies = self.asking.message_replies(answer)
-        last = None
-        async for last in replies:
+        if not self.service.options.lmtp:
+            last = await self.asking.message_reply(answer)
             self.reply(last)
+        else:
+            async for last in self.asking.recipient_replies(answer):
+                self.reply(last)
         self._log_message(stream, last)
         self._reset()
-        if last is not None and last.code == 421:
+        if last.code == 421:
             raise ConnectionEnded("closed by the reply")
         if stream.refusal is not None and stream.refusal.text == reply.BARE_NEWLINE_IN_DATA.text:
             raise ConnectionEnded("a bare CR or LF in the message")
 
-    def _log_message(self, stream: MessageStream, last: Reply | None) -> None:
+    def _log_message(self, stream: MessageStream, last: Reply) -> None:
         self._unrecognized = 0
         if self.service.log.enabled(INFO):
             envelope = self.session.envelope
@@ -461,10 +475,6 @@ class Command:
     last_in_group: bool = False
     lmtp: bool | None = None  # True: in LMTP only, False: not in LMTP
 
-    def hidden_from(self, conversation: Conversation) -> bool:
-        """Whether this listener's protocol does not have the verb."""
-        return self.lmtp is not None and self.lmtp is not conversation.service.options.lmtp
-
 
 _IN_TRANSACTION = ((MAIL, reply.IN_TRANSACTION),)
 
@@ -493,3 +503,12 @@ _TABLE = (
 )
 
 COMMANDS: dict[bytes, Command] = {command.verb: command for command in _TABLE}
+
+
+def _offered(service: Service) -> dict[bytes, Command]:
+    """Return the commands of this listener's protocol that are not disabled."""
+    return {
+        verb: command
+        for verb, command in COMMANDS.items()
+        if verb not in service.disabled and command.lmtp in (None, service.options.lmtp)
+    }

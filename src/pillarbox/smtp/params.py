@@ -57,7 +57,7 @@ def parse(text: str, table: dict[str, Parameter], asked: Asked) -> None:
         asked.address.args[keyword] = True if value is None else value
         if parameter is None:
             _check_unknown(keyword, service)
-        elif parameter.takes_value != bool(value):
+        elif not value if parameter.takes_value else value is not None:
             wants = "takes no value" if not parameter.takes_value else "needs a value"
             raise Refused(Reply(501, "5.5.4", f"Error: parameter {keyword} {wants}"))
         elif not (parameter.dsn and service.options.hide_dsn):

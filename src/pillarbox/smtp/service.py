@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pillarbox.logs import EventLog
     from pillarbox.options import Options
     from pillarbox.session import Session
+    from pillarbox.smtp.conversation import Command
 
 Hook = Callable[..., Any]
 
@@ -39,6 +40,7 @@ class Service:
         self.xclient_peers = Networks(options.use_xclient)
         self.xforward_peers = Networks(options.use_xforward)
         self.accepted = reply.ACCEPTED if options.lmtp else reply.QUEUED
+        self.commands: dict[bytes, Command] | None = None
         self._make_replies()
         self._keywords: dict[tuple[bool, bool, bool, bool], list[bytes]] = {}
 
@@ -92,8 +94,11 @@ class Service:
             # RFC 8689 4: advertised only where the session is under TLS.
             (secure and not o.hide_requiretls, "REQUIRETLS"),
             (o.size is not None, size),
-            (xclient, "XCLIENT NAME REVERSE_NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT"),
-            (xforward, "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"),
+            (
+                xclient and b"XCLIENT" not in self.disabled,
+                "XCLIENT NAME REVERSE_NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
+            ),
+            (xforward and b"XFORWARD" not in self.disabled, "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"),
         )
         return [keyword for there, keyword in offered if there]
 

@@ -48,6 +48,9 @@ class Exchange(Protocol):
         """Send a challenge and return the client's answer, both without their base64."""
         ...
 
+    async def tell(self, octets: bytes) -> None:
+        """Send a challenge that is no question: whatever line the client answers is dropped."""
+
     async def verify(self, request: AuthRequest) -> object:
         """Ask ``on_auth``; return the user or raise Reject."""
         ...

@@ -21,7 +21,7 @@ async def authenticate(exchange: Exchange, initial: bytes | None) -> object:
         if failure.code is not None and failure.code != 535:
             raise
         told = FAILURE if failure.data is None else failure.data
-        await exchange.challenge(json.dumps(told, default=str).encode())
+        await exchange.tell(json.dumps(told, default=str).encode())
         raise
 
 
