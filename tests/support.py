@@ -73,7 +73,7 @@ class Client:
 
     async def reply(self) -> Reply:
         """Return the next reply, of however many lines; each must have the form of RFC 5321 4.2."""
-        lines = []
+        lines: list[str] = []
         while True:
             line = await self.line()
             assert line, f"closed where a reply was due, after {lines}"
@@ -173,9 +173,11 @@ class Served:
     clients: list[Client] = field(default_factory=list)
 
     @property
-    def address(self) -> tuple[str, int] | str:
+    def address(self) -> tuple[str, int]:
         """Where its first listener is."""
-        return self.server.addresses[0]
+        address = self.server.addresses[0]
+        assert isinstance(address, tuple)
+        return address
 
     async def connect(
         self,
@@ -203,7 +205,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    server_class: type[SMTPServer] = SMTPServer, /, *, server: SMTPServer | None = None, **options: Any
+    server_class: type[SMTPServer] = SMTPServer, /, *, server: Any = None, **options: Any
 ) -> AsyncIterator[Served]:
     """Run a server on a free port of 127.0.0.1, without DNS and where not said otherwise without AUTH."""
     if server is None:
@@ -218,6 +220,8 @@ async def serving(
                 await client.close()
             await asyncio.wait_for(server.close(), TIMEOUT)
     assert not found, "\n".join(found)
+    left = [connection.task for connection in server._connections.all]
+    assert not left, f"the server forgot to end {left}"
 
 
 @contextmanager
@@ -303,7 +307,7 @@ def issued(*names: str, by: str = "server") -> trustme.LeafCert:
     return ca(by).issue_cert(*names)
 
 
-def pem(*names: str, by: str = "server") -> dict[str, str]:
+def pem(*names: str, by: str = "server") -> dict[str, Any]:
     """Return ``key`` and ``cert`` as options take them, for these names (``localhost`` where there are none)."""
     leaf = issued(*(names or ("localhost",)), by=by)
     chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
@@ -347,7 +351,9 @@ def _factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
     if name == "uvloop":
         module = pytest.importorskip("uvloop", reason="uvloop is not installed here")
         return module.new_event_loop  # type: ignore[no-any-return]
-    return asyncio.ProactorEventLoop if sys.platform == "win32" else asyncio.SelectorEventLoop
+    if sys.platform == "win32":
+        return asyncio.ProactorEventLoop
+    return asyncio.SelectorEventLoop
 
 
 def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -358,7 +364,7 @@ def on_both_loops(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..
         with asyncio.Runner(loop_factory=_factory(loop_name)) as runner:
             runner.run(test(**arguments))
 
-    del run.__wrapped__  # type: ignore[attr-defined]  # else it would pass for the coroutine function
+    del run.__wrapped__  # else it would pass for the coroutine function
     given = inspect.signature(test)
     loop_name = inspect.Parameter("loop_name", inspect.Parameter.KEYWORD_ONLY)
     run.__signature__ = given.replace(parameters=[*given.parameters.values(), loop_name])  # type: ignore[attr-defined]

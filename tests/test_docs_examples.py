@@ -123,7 +123,7 @@ async def converse(bound: tuple[str, int] | str, hello: str) -> None:
     reader, writer = await asyncio.open_connection(*bound)
 
     async def say(*lines: str) -> int:
-        writer.writelines(f"{line}\r\n".encode() for line in lines)
+        writer.write("".join(f"{line}\r\n" for line in lines).encode())
         while line := await asyncio.wait_for(reader.readline(), 10):
             if line[3:4] == b" ":
                 return int(line[:3])

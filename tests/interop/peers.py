@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import queue
+import re
 import shutil
 import subprocess
 import tempfile
@@ -92,6 +93,57 @@ def run(arguments: Sequence[str | Path], octets: bytes = b"", *, timeout: float 
             check=False,
         )
     return Outcome(done.returncode, done.stdout.decode("utf-8", "replace"))
+
+
+class Background:
+    """A program that serves until the test is done with it; ``line`` waits for what it says."""
+
+    def __init__(self, *arguments: str | Path, folder: Path) -> None:
+        self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._said: list[str] = []
+        self._process = subprocess.Popen(
+            arguments,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=folder,
+        )
+        self._reader = threading.Thread(target=self._read, name="reader")
+
+    def __enter__(self) -> Self:
+        self._reader.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(30)
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as output:
+            for line in output:
+                self._lines.put(line)
+        self._lines.put("")
+
+    def line(self, pattern: str, *, timeout: float = 30) -> re.Match[str]:
+        """Return the next line in which the pattern is found."""
+        while True:
+            line = self._lines.get(timeout=timeout)
+            self._said.append(line)
+            assert line, f"it ended without saying {pattern!r}: {''.join(self._said)}"
+            if found := re.search(pattern, line):
+                return found
+
+    def port(self) -> int:
+        """Return where it listens, as soon as it does."""
+        return int(self.line(r"listening on 127\.0\.0\.1:(\d+)")[1])
+
+    def stop(self) -> int:
+        """Ask it to end as a service manager does, and return its exit status."""
+        self._process.terminate()
+        return self._process.wait(30)
 
 
 # --- The server

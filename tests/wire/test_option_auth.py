@@ -8,9 +8,9 @@ from base64 import b64decode
 from typing import Any
 
 import pytest
-from support import PLAIN, Client, b64, careless, serving
 
 from pillarbox import AuthRequest, Reject, Session
+from support import PLAIN, Client, b64, careless, serving
 
 OPEN = {"allow_insecure_auth": True}
 

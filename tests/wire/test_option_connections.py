@@ -7,9 +7,9 @@ import time
 from collections.abc import Sequence
 
 import pytest
-from support import TIMEOUT, Client, Sessions, careless, serving
 
 from pillarbox import MessageStream, Recipient, Session
+from support import TIMEOUT, Client, Sessions, careless, serving
 
 
 async def test_greet_delay() -> None:
@@ -180,7 +180,10 @@ async def hello_text(client: Client) -> str:
 async def test_resolver(answer: Sequence[str] | Exception, name: str) -> None:
     resolver, sessions = Names(answer), Sessions()
     async with serving(
-        resolver=resolver, disable_reverse_lookup=False, helo_response="%.0s%s".replace("%.0s", "%s "), on_connect=sessions
+        resolver=resolver,
+        disable_reverse_lookup=False,
+        helo_response="%.0s%s".replace("%.0s", "%s "),
+        on_connect=sessions,
     ) as served:
         for _ in range(2):  # the second time from the cache, failures too
             client = await served.connect()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support import PLAIN, Inbox, careless, serving
 
 from pillarbox import AuthRequest, MessageStream, Recipient, Reject, Session
+from support import PLAIN, Inbox, careless, serving
 
 
 async def test_what_is_advertised_by_default() -> None:
@@ -74,7 +74,18 @@ async def test_hiding_stops_advertising_and_nothing_else() -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    ["BODY=9BITMIME", "BODY", "BODY=", "SMTPUTF8=1", "SMTPUTF8=", "REQUIRETLS=yes", "SIZE", "SIZE=", "SIZE=-1", "SIZE=1x"],
+    [
+        "BODY=9BITMIME",
+        "BODY",
+        "BODY=",
+        "SMTPUTF8=1",
+        "SMTPUTF8=",
+        "REQUIRETLS=yes",
+        "SIZE",
+        "SIZE=",
+        "SIZE=-1",
+        "SIZE=1x",
+    ],
 )
 async def test_hidden_parameters_are_still_checked(parameters: str) -> None:
     async with serving(hide_8bitmime=True, hide_smtputf8=True) as served:
@@ -219,7 +230,7 @@ async def test_without_them_a_rejects_code_stays_away() -> None:
 
 @pytest.mark.parametrize("command", ["VRFY ann", "HELP", "NOOP", "RSET", "STARTTLS", "AUTH PLAIN", "XCLIENT NAME=x"])
 async def test_a_disabled_command_answers_as_unknown(command: str) -> None:
-    async with serving(disabled_commands=[command.split()[0].lower()], use_xclient=True) as served:
+    async with serving(disabled_commands=[command.split(maxsplit=1)[0].lower()], use_xclient=True) as served:
         client = await served.hello()
         assert await client.say(command) == "500 Error: command not recognized"
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from support import Inbox, b64, serving
 
 from pillarbox import MessageStream, MessageTooLarge, Session
+from support import Inbox, b64, serving
 
 
 def padded(length: int, start: bytes = b"NOOP ") -> bytes:
@@ -78,7 +78,9 @@ async def test_lenient_address_parsing(address: str) -> None:
 
 
 @pytest.mark.parametrize("lenient", [False, True])
-@pytest.mark.parametrize("bad", ["a@example.com", "<a\x07@example.com>", "<a\u200b@example.com>", "<a@exa\u0085mple.com>"])
+@pytest.mark.parametrize(
+    "bad", ["a@example.com", "<a\x07@example.com>", "<a\u200b@example.com>", "<a@exa\u0085mple.com>"]
+)
 async def test_what_no_mode_accepts(bad: str, lenient: bool) -> None:
     async with serving(lenient_address_parsing=lenient) as served:
         client = await served.hello()
@@ -157,9 +159,7 @@ async def test_bare_newline_in_commands() -> None:
         await client.eof()
 
 
-@pytest.mark.parametrize(
-    ("mode", "answer"), [("normalize", 550), ("reject", 550), ("accept", 250)]
-)
+@pytest.mark.parametrize(("mode", "answer"), [("normalize", 550), ("reject", 550), ("accept", 250)])
 async def test_a_nul_in_the_data(mode: str, answer: int) -> None:
     inbox = Inbox()
     async with serving(bare_newline=mode, on_data=inbox) as served:
@@ -185,7 +185,8 @@ async def test_with_it_off_such_input_is_served_in_turn() -> None:
     async with serving(forbid_unauth_pipelining=False, on_data=inbox) as served:
         client = await served.client()
         await client.send(
-            b"EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nhello\r\n.\r\nQUIT\r\n"
+            b"EHLO client.example\r\nMAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\n"
+            b"hello\r\n.\r\nQUIT\r\n"
         )
         answers = [(await client.reply()).code for _ in range(6)]
         assert answers == [250, 250, 250, 354, 250, 221]

@@ -6,9 +6,9 @@ import logging
 from typing import Any
 
 import pytest
-from support import Sessions, careless, recorded, serving
 
 from pillarbox import Session
+from support import Sessions, careless, recorded, serving
 
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 51234 25\r\n"
 EVERYONE: list[Any] = [True, ["*"], ["127.0.0.1"], ["127.0.0.0/8"], ["192.0.2.1", "127.0.0.0/24"]]

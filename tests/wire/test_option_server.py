@@ -7,9 +7,9 @@ import socket
 from typing import Any
 
 import pytest
-from support import Inbox, Sessions, recorded, serving
 
 from pillarbox import MessageStream, Session
+from support import Inbox, Sessions, recorded, serving
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,9 @@ async def test_a_standard_logger_receives_records(caplog: pytest.LogCaptureFixtu
     async with serving(logger=logging.getLogger("somewhere.else")) as served:
         client = await served.hello()
         await client.deliver()
-    assert any(record.name == "somewhere.else" and "from@example.com" in record.getMessage() for record in caplog.records)
+    assert any(
+        record.name == "somewhere.else" and "from@example.com" in record.getMessage() for record in caplog.records
+    )
 
 
 async def test_without_a_logger_records_go_to_the_tree() -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+
+from pillarbox import Session, SMTPServer
 from support import (
     PLAIN,
     Client,
@@ -25,8 +28,6 @@ from support import (
     serving,
     trusting,
 )
-
-from pillarbox import Session, SMTPServer
 
 MODES = pytest.mark.parametrize("secure", [False, True], ids=["starttls", "implicit"])
 
@@ -94,18 +95,15 @@ async def test_needs_upgrade(by: str) -> None:
         assert served.server.connections[0].transmission_type == "ESMTPS"
 
 
-async def handed_in(served: Served, **options: Any) -> Client:
+async def handed_in(served: Served) -> Client:
     """Accept a connection outside the server and hand it in."""
-    accepted: asyncio.Queue[Any] = asyncio.Queue()
     loop = asyncio.get_running_loop()
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.setblocking(False)
         accepting = loop.create_task(loop.sock_accept(listening))
         client = await served.connect(address=listening.getsockname())
-        accepted.put_nowait(await accepting)
-    await served.server.serve_socket((await accepted.get())[0], **options)
+        accepted, _ = await accepting
+    await served.server.serve_socket(accepted)
     return client
 
 
@@ -148,7 +146,7 @@ async def test_key_and_cert_in_every_form(form: str, tmp_path: Path) -> None:
         assert names_in(client) == {"mx.example.net"}
 
 
-def encrypted(password: str) -> dict[str, str]:
+def encrypted(password: str) -> dict[str, Any]:
     """Return key and cert, the key encrypted."""
     plain = pem()
     key = serialization.load_pem_private_key(plain["key"].encode(), None)
@@ -161,7 +159,7 @@ async def test_key_password_opens_the_key() -> None:
     async with serving(**encrypted("Zesty"), key_password="Zesty") as served:
         await under_tls(served, trusting())
     with pytest.raises(ValueError, match="key_password"):
-        SMTPServer(**encrypted("Zesty"), key_password="wrong")  # type: ignore[misc]
+        SMTPServer(**encrypted("Zesty"), key_password="wrong")
 
 
 def presenting(*, by: str) -> ssl.SSLContext:

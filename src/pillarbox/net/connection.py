@@ -340,7 +340,11 @@ class Connection(asyncio.Protocol):
             self._last_words(reply.LOCAL_ERROR_CLOSING)
         finally:
             self._close()
-            self.listener.closed(self)
+            try:
+                if self.conversation is not None and self.conversation.connected:
+                    await self.conversation.asking.tell_closed()
+            finally:
+                self.listener.closed(self)
 
     async def _serve(self) -> None:
         listener = self.listener
@@ -360,14 +364,9 @@ class Connection(asyncio.Protocol):
             await self._begin_with_tls()
         await self._find_name()
         service.log.event(DEBUG, "connect", self.session, "connection from %s", self.session.client_hostname)
-        self.conversation = conversation = Conversation(service, self.session, self)
-        try:
-            await conversation.run()
-            await self._linger()
-        finally:
-            if conversation.connected:
-                await conversation.asking.tell_closed()
-            service.log.event(DEBUG, "close", self.session, "connection closed")
+        self.conversation = Conversation(service, self.session, self)
+        await self.conversation.run()
+        await self._linger()
 
     async def _begin_with_tls(self) -> None:
         session = self.session
@@ -437,6 +436,7 @@ class Connection(asyncio.Protocol):
                 await self._wait(LINGER_TIME)
 
     def _close(self) -> None:
+        self.service.log.event(DEBUG, "close", self.session, "connection closed")
         if self._out:
             self._send()
         transport = self._transport

@@ -128,6 +128,8 @@ class Conversation:
         octets = self.service.stripped(line)
         verb, _, argument = octets.partition(b" ")
         command = self._commands.get(verb) or self._commands.get(verb.upper())
+        if self._secure_refusal is not None and octets.upper() != b"QUIT":
+            raise ConnectionEnded("on_secure refused", self._secure_refusal)
         if len(line) > self.service.options.max_command_length and len(line) > self._limit(command):
             self.reply(reply.LINE_TOO_LONG)
         elif command is None:
@@ -135,8 +137,6 @@ class Conversation:
         else:
             if self._transcript:
                 self._log_command(command, argument)
-            if self._secure_refusal is not None and command.verb != b"QUIT":
-                raise ConnectionEnded("on_secure refused", self._secure_refusal)
             if command.last_in_group:
                 self._check_turn()
             await self._obey(command, argument)
@@ -306,6 +306,7 @@ class Conversation:
             raise Refused(reply.syntax("DATA"))
         service = self.service
         self.reply(reply.START_DATA)
+        await self.wire.flush()  # the client need not wait until the handler reads
         too_large = service.too_large if service.options.enforce_size else None
         stream = MessageStream(self.wire, DataDecoder(service.options.bare_newline), service.options.size, too_large)
         try:
@@ -319,15 +320,17 @@ class Conversation:
     async def _answer_message(self, stream: MessageStream, answer: object) -> None:
         if stream.refusal is not None:  # stands even where the handler swallowed it
             answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
+        replies = []
         if not self.service.options.lmtp:
-            last = await self.asking.message_reply(answer)
-            self.reply(last)
+            replies.append(await self.asking.message_reply(answer))
+            self.reply(replies[0])
         else:
-            async for last in self.asking.recipient_replies(answer):
-                self.reply(last)
-        self._log_message(stream, last)
+            async for each in self.asking.recipient_replies(answer):
+                replies.append(each)
+                self.reply(each)
+        self._log_message(stream, replies[-1])
         self._reset()
-        if last.code == 421:
+        if any(each.code == 421 for each in replies):
             raise ConnectionEnded("closed by the reply")
         if stream.refusal is not None and stream.refusal.text == reply.BARE_NEWLINE_IN_DATA.text:
             raise ConnectionEnded("a bare CR or LF in the message")
