@@ -6,7 +6,8 @@
 The names below are the public ones; modules and names that are not here may change in any release.
 """
 
-from pillarbox.errors import ConfigurationError, HandshakeFailed, MessageTooLarge, Reject
+from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed, MessageTooLarge, Reject
+from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
@@ -21,6 +22,7 @@ __all__ = [
     "Address",
     "AuthRequest",
     "ConfigurationError",
+    "ConnectionLost",
     "DNSResolver",
     "Envelope",
     "HandshakeFailed",
@@ -35,6 +37,7 @@ __all__ = [
     "SMTPServer",
     "Session",
     "TLSInfo",
+    "log_fields",
     "received_header",
     "return_path_header",
 ]

@@ -21,7 +21,7 @@ class Reject(Exception):
         default. 421 also closes the connection (RFC 5321 3.8).
     text: reply text; None takes the default. Control characters are replaced before it is sent.
     enhanced: status code of RFC 3463 ("5.1.1"), sent where enhanced codes are not hidden.
-    data: what a failed XOAUTH2 or OAUTHBEARER exchange tells the client, as JSON.
+    data: what a failed XOAUTH2 exchange tells the client, as JSON.
 
     Raises ValueError for a code outside 400-599 or a malformed enhanced code.
     """
@@ -49,7 +49,7 @@ class Reject(Exception):
 
 
 class MessageTooLarge(Reject):
-    """The message is larger than the option ``size`` allows; raised by the message stream (RFC 1870)."""
+    """The message is larger than the option ``size`` allows: 552, 5.3.4; raised by the message stream (RFC 1870)."""
 
     def __init__(self, text: str = "Error: message exceeds fixed maximum message size") -> None:
         super().__init__(552, text, enhanced="5.3.4")
@@ -63,6 +63,10 @@ def _check_enhanced(enhanced: str, code: int | None) -> None:
         raise ValueError(f"Reject: enhanced must look like '5.1.1' or '4.7.0', not {enhanced!r}")
     if code is not None and parts[0] != str(code)[0]:
         raise ValueError(f"Reject: enhanced code {enhanced} does not belong to reply code {code}")
+
+
+class ConnectionLost(ConnectionError):
+    """The network took a connection away in the middle of a transaction; ``__cause__`` is how. Reaches ``on_error``."""
 
 
 class HandshakeFailed(ConnectionError):

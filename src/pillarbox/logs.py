@@ -20,6 +20,18 @@ _METHODS = {DEBUG: "debug", INFO: "info", WARNING: "warning", ERROR: "error"}
 CONSOLE_FORMAT = "%(asctime)s %(levelname)-7s %(message)s [%(cid)s]"
 
 
+def log_fields(session: Session | None, component: str, tnx: str) -> dict[str, Any]:
+    """Return the fields of a record, for ``extra=``: ``component``, ``tnx``, ``cid``, ``user`` and ``address``.
+
+    component: what part logs; tnx: the kind of event. For records of one's own that go with the library's.
+    """
+    if session is None:
+        return {"component": component, "tnx": tnx, "cid": "", "user": None, "address": ""}
+    # The name, not `session.user`: what an application keeps there may show a password when it is printed.
+    who = {"cid": session.id, "user": session.username, "address": session.remote_address}
+    return {"component": component, "tnx": tnx, **who}
+
+
 class EventLog:
     """Where a listener's events go: the option ``logger`` and ``component``, decided once.
 
@@ -45,9 +57,7 @@ class EventLog:
         """Log one event, if the level is on."""
         if not self.enabled(level):
             return
-        fields = {"component": self._component, "tnx": tnx, "cid": "", "user": None, "address": ""}
-        if session is not None:
-            fields |= {"cid": session.id, "user": session.user, "address": session.remote_address}
+        fields = log_fields(session, self._component, tnx)
         # A client's or a handler's text must not forge a line of a text log.
         safe = [printable(part) if isinstance(part, str) else part for part in parts]
         log = getattr(self._logger, _METHODS[level])

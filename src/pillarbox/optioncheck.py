@@ -26,7 +26,7 @@ VERBS = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
-_SECRET = ("key", "key_password")  # a wrong value of these is not shown
+_SECRET = ("key", "key_password", "sni_options")  # a wrong value of these is not shown
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -38,8 +38,8 @@ _WORDS: dict[Any, str] = {
 
 
 def wrong(name: str, problem: str) -> NoReturn:
-    """Raise the error for one option."""
-    raise ConfigurationError(f"option {name}: {problem}", name)
+    """Raise the error for one option; what caused it may hold what must not show."""
+    raise ConfigurationError(f"option {name}: {problem}", name) from None
 
 
 # --- Names
@@ -308,7 +308,7 @@ def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
     for reference, value in mapping.items():
         if reference not in by_reference:
             hint = likely(reference, [known for known in by_reference if known])
-            raise ConfigurationError(f"unknown option {reference!r}{hint}")
+            raise ConfigurationError(f"unknown option {reference!r}{hint}", reference)
         name, declaration = by_reference[reference]
         if not _means_default(name, value):
             taken[name] = _converted(name, value, declaration)

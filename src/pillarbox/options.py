@@ -42,7 +42,10 @@ class Resolver(Protocol):
     """What the option ``resolver`` takes."""
 
     async def reverse(self, ip: str) -> Sequence[str]:
-        """Return the host names of an address, the first one is used; raise or return none if it has none."""
+        """Return the host names of an address (IPv4 or IPv6 as text); the first one is used.
+
+        Raise or return none if it has none; an answer later than 1.5 s counts as none.
+        """
         ...
 
 
@@ -214,6 +217,7 @@ class Options:
         "Certificate for each server name: host → {key, cert, ca}, on implicit TLS and after STARTTLS. Names compare in"
         " lower case, IDNA-normalised.",
         reference="sniOptions",
+        secret=True,
         check=optioncheck.sni_options,
     )
     sni_callback: Hook | None = _option(
@@ -361,8 +365,8 @@ class Options:
     handler_timeout: float | None = _seconds(
         None,
         CONNECTIONS,
-        "How long one call of a handler may take; then the client gets 451. Waiting for the client's data does not"
-        " count. Only an awaited handler can be interrupted.",
+        "How long one call of a handler may take; longer is a failure of that handler (451; on_connect and on_secure:"
+        " 421, on_auth: 454). Waiting for the client's data does not count. Only an awaited handler can be interrupted.",
     )
     max_clients: int | None = _option(
         None,
@@ -431,6 +435,11 @@ class Options:
         "onError", "`on_error(error, session)`: a socket, TLS or handler failure; logged by default."
     )
 
+    def __new__(cls, **given: Any) -> Options:
+        """Refuse an unknown name with the likely spelling, before dataclass says less."""
+        optioncheck.names(given, "option")
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         optioncheck.types(self)
         for name, declaration in declarations().items():
@@ -440,13 +449,13 @@ class Options:
         optioncheck.combinations(self)
 
     def replace(self: Self, **changes: Any) -> Self:
-        """Return a copy with some options changed, checked again."""
+        """Return a copy with some options changed, checked again. Raises ConfigurationError."""
         optioncheck.names(changes, "option")
         return dataclasses.replace(self, **changes)
 
     @classmethod
     def make(cls: type[Self], given: Options | Mapping[str, Any] | None = None, /, **overrides: Any) -> Self:
-        """Make options from another ``Options``, a mapping or nothing, with overrides."""
+        """Make options from another ``Options``, a mapping or nothing, with overrides. Raises ConfigurationError."""
         if isinstance(given, Options):
             base = {name: getattr(given, name) for name in declarations()}
         elif isinstance(given, Mapping) or given is None:
@@ -462,13 +471,14 @@ class Options:
         """Take the reference system's names and milliseconds as they are.
 
         There 0, false, "" and an empty list mean the default or "none", a single value stands for a list
-        of one, and method names compare without case.
+        of one, and method names compare without case. Handlers in it have the signatures of this library.
+        Raises ConfigurationError.
         """
         return cls(**optioncheck.from_reference(mapping))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:
-        """Return the JSON Schema of the options that a configuration file can hold."""
+        """Return the JSON Schema (2020-12) of the options that a file can hold."""
         return optioncheck.json_schema()
 
     @cached_property

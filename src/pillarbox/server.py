@@ -8,11 +8,12 @@ import signal
 import socket
 import ssl
 import sys
+import threading
 from logging import ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import optioncheck
-from pillarbox.errors import ConfigurationError, HandshakeFailed, Reject
+from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed, Reject
 from pillarbox.logs import EventLog
 from pillarbox.net import sockets
 from pillarbox.net.dns import DNSResolver, HostNames
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from typing import Self, Unpack
 
     from pillarbox.keywords import OptionKeywords
-    from pillarbox.options import Resolver
     from pillarbox.session import Address, Recipient, Session, TLSInfo
     from pillarbox.smtp.sasl import AuthRequest
     from pillarbox.smtp.stream import MessageStream
@@ -64,41 +64,65 @@ class SMTPServer:
         self._addresses: list[tuple[str, int] | str] = []
         self._unix_sockets: list[sockets.UnixPath] = []
         self._dns = DNSResolver()
-        self._names: dict[Resolver | None, HostNames] = {}
+        self._names: dict[int, HostNames] = {}
         self._closed: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
 
     # --- Handlers: what happens where the application says nothing
 
     def on_connect(self, session: Session) -> Any:
-        """Let a client in, before the greeting; ``Reject`` (554) is sent and the connection closed."""
+        """Let a client in, before the greeting.
+
+        ``Reject`` (default 554) is sent and the connection closed; any other exception: 421 and closed.
+        """
 
     def on_secure(self, tls: TLSInfo, session: Session) -> Any:
-        """Let a client go on after a TLS handshake; ``Reject`` closes."""
+        """Let a client go on after a TLS handshake; not called with ``secured``.
+
+        ``Reject`` (default 554) closes: in place of the greeting, after STARTTLS as the answer to the next command.
+        Any other exception: 421 and closed.
+        """
 
     def on_auth(self, auth: AuthRequest, session: Session) -> Any:
-        """Return the user to accept a credential; ``None``, ``False`` or ``Reject`` is 535. Default: all fail."""
+        """Return the user to accept a credential (RFC 4954). Default: all fail.
+
+        Any true value becomes ``session.user``, and True keeps the user name that was sent. None, False or ``Reject``
+        is 535, any other exception or a dict 454.
+        """
         raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
 
     def on_mail_from(self, address: Address, session: Session) -> Any:
-        """Accept a sender; ``Reject`` (550) refuses it."""
+        """Accept a sender (RFC 5321 4.1.1.2); ``address.address`` is "" for the null sender.
+
+        ``Reject``: 550 by default; any other exception: 451. MAIL's parameters are on the envelope, the sender not yet.
+        """
 
     def on_rcpt_to(self, address: Recipient, session: Session) -> Any:
-        """Accept a recipient; ``Reject`` (550) refuses it."""
+        """Accept a recipient (RFC 5321 4.1.1.3); it joins the envelope when this returns.
+
+        ``Reject``: 550 by default; any other exception: 451.
+        """
 
     async def on_data(self, stream: MessageStream, session: Session) -> Any:
-        """Take a message; return the reply's text or None. Default: it is read and discarded."""
+        """Take a message (RFC 5321 4.1.1.4). Default: it is read and discarded.
+
+        Return the text of the 250 reply or None, when the message is safe; in LMTP also a list, one for each recipient
+        (RFC 2033 4.2). ``Reject``: 450 by default; any other exception: 451. What is left unread is dropped.
+        """
         async for _ in stream:
             pass
         self._log.event(INFO, "data", session, "%d bytes discarded, there is no on_data", stream.byte_length)
 
     def on_close(self, session: Session) -> Any:
-        """Note that the connection is gone."""
+        """Note that the connection is gone; called once if ``on_connect`` was. What it raises goes to ``on_error``."""
 
     def on_error(self, error: Exception, session: Session | None) -> Any:
-        """Note a socket, TLS or handler failure. Default: it is logged."""
-        if isinstance(error, HandshakeFailed):
-            self._log.event(WARNING, "tls", session, "%s", str(error))
+        """Note a failure. Default: it is logged, with a traceback where it is a handler's.
+
+        error: HandshakeFailed, ConnectionLost (in a transaction), or what a handler raised.
+        """
+        if isinstance(error, HandshakeFailed | ConnectionLost):
+            self._log.event(WARNING, "error", session, "%s", str(error))
         else:
             self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
 
@@ -119,7 +143,9 @@ class SMTPServer:
 
         Give a port (0: any free one) and a host (None: all interfaces), or ``path`` of a Unix socket, or a bound
         ``sock``, or its ``fd``. Call it again for more listeners; keywords are options of this listener alone.
-        Raises ConfigurationError for bad options, OSError where the address cannot be bound.
+        backlog: connections that may wait to be accepted. With port 0 and no host, IPv4 and IPv6 may get different
+        ports: ``addresses`` has both. Raises ConfigurationError for bad options, OSError where the address cannot be
+        bound, RuntimeError after ``close()``.
         """
         given = [
             name for name, value in (("port", port), ("path", path), ("sock", sock), ("fd", fd)) if value is not None
@@ -170,6 +196,8 @@ class SMTPServer:
     def _listener(self, overrides: OptionKeywords) -> Listener:
         if self._closing is not None:
             raise RuntimeError("the server is closed")
+        if "close_timeout" in overrides:
+            optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
         options = self.options.replace(**overrides) if overrides else self.options
         if self._closed is None:
             self._closed = asyncio.Event()
@@ -182,18 +210,21 @@ class SMTPServer:
 
     def _names_for(self, options: Options) -> HostNames:
         """Return the names and their cache that all listeners with this resolver share."""
-        if options.resolver not in self._names:
-            self._names[options.resolver] = HostNames(options.resolver or self._dns)
-        return self._names[options.resolver]
+        resolver = options.resolver or self._dns
+        return self._names.setdefault(id(resolver), HostNames(resolver))
 
     def _warn_of_trust(self, options: Options) -> None:
         for name in ("use_xclient", "use_xforward"):
-            if getattr(options, name) is True:
+            trusted = getattr(options, name)
+            if trusted is True or (trusted and "*" in trusted):
                 verb = name.removeprefix("use_").upper()
                 self._log.event(WARNING, "trust", None, "%s trusts every client: list the proxies in %s", verb, name)
 
     async def serve_socket(self, sock: socket.socket) -> None:
-        """Serve one accepted, connected, plain socket; returns when its conversation has begun."""
+        """Serve one accepted, connected, plain socket; returns when its conversation has begun.
+
+        The socket is closed at the end. Raises ConfigurationError for an ssl.SSLSocket, RuntimeError after ``close()``.
+        """
         if isinstance(sock, ssl.SSLSocket):
             raise ConfigurationError("serve_socket() takes the plain socket: with secure=True TLS is started here")
         if self._socket_listener is None:
@@ -208,14 +239,14 @@ class SMTPServer:
 
     @property
     def connections(self) -> list[Session]:
-        """The live sessions."""
+        """The live sessions, without those of ``ignored_hosts``."""
         return [connection.session for connection in self._connections.all if connection.counted]
 
     def update_secure_context(self, **tls_options: Any) -> None:
         """Change key, certificate, authorities or the SNI map; connections that are open keep theirs.
 
-        A listener that was given its own in ``listen()`` keeps its own. Raises ConfigurationError, and changes
-        nothing, where the new ones cannot be used.
+        Takes key, cert, ca, key_password, sni_options, sni_callback and ssl_context. A listener that was given its own
+        in ``listen()`` keeps it. Raises ConfigurationError, and changes nothing, where the new ones cannot be used.
         """
         for name in tls_options:
             if name not in _RENEWABLE:
@@ -224,7 +255,8 @@ class SMTPServer:
         options = self.options.replace(**tls_options)
         followers = [listener for listener in self._listeners if not listener.overridden & set(_RENEWABLE)]
         renewed = [(listener, listener.renewed(tls_options)) for listener in followers]
-        TLSContexts(options)
+        if not followers:
+            TLSContexts(options)
         self.options = options
         for listener, (own, contexts) in renewed:
             listener.options, listener.tls = own, contexts
@@ -232,13 +264,16 @@ class SMTPServer:
     # --- The life of a server
 
     async def serve_forever(self) -> None:
-        """Return when the server is closed."""
+        """Return when the server is closed. Raises RuntimeError before the first ``listen()``."""
         if self._closed is None:
             raise RuntimeError("call listen() first")
         await self._closed.wait()
 
     async def close(self) -> None:
-        """Stop accepting, let running transactions finish within ``close_timeout``, then end what is left."""
+        """Stop accepting, let running transactions finish within ``close_timeout`` (seconds), then end what is left.
+
+        Clients outside a transaction get 421 at once. May be called twice.
+        """
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
         await asyncio.shield(self._closing)
@@ -286,8 +321,11 @@ class SMTPServer:
     ) -> None:
         """Listen and serve in a loop of its own until SIGINT or SIGTERM; takes what ``listen`` takes.
 
-        Uses uvloop where it is installed. A second signal ends at once.
+        Uses uvloop where it is installed. A second signal ends at once. For the main thread, since signals reach no
+        other. Raises RuntimeError elsewhere, and what ``listen`` raises.
         """
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("run() is for the main thread; elsewhere await listen() and serve_forever() in a loop")
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._run(port, host, **more))
 

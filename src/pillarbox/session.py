@@ -12,9 +12,9 @@ from typing import Any, Literal
 class TLSInfo:
     """The facts of a finished TLS handshake.
 
-    version: "TLSv1.2" or "TLSv1.3"; cipher: OpenSSL's name of the suite; servername: what the client
-    asked for by SNI, None if nothing; peer_certificate: DER, None if the client sent none;
-    authorized: the client sent a certificate and it verified.
+    version: "TLSv1.3", "TLSv1.2" or, where let in, older. cipher: OpenSSL's name of the suite. servername: what the
+    client asked for by SNI, None if nothing. peer_certificate: DER, None if the client sent none. authorized: the
+    client sent a certificate and it verified.
     """
 
     version: str
@@ -26,7 +26,10 @@ class TLSInfo:
 
 @dataclass(slots=True)
 class MessageDSN:
-    """What MAIL asked of delivery reports (RFC 3461 4.3, 4.4): ``ret`` and ``envid``."""
+    """What MAIL asked of delivery reports (RFC 3461 4.3, 4.4): ``ret`` and ``envid``.
+
+    None where not given, and always under ``hide_dsn``.
+    """
 
     ret: Literal["FULL", "HDRS"] | None = None
     envid: str | None = None
@@ -37,7 +40,8 @@ class RecipientDSN:
     """What RCPT asked of delivery reports (RFC 3461 4.1, 4.2).
 
     notify: empty where not given, else ("NEVER",) or some of "SUCCESS", "FAILURE", "DELAY";
-    orcpt: (address type, decoded address), for example ("rfc822", "a+b@example.com").
+    orcpt: (address type, decoded address), for example ("rfc822", "a+b@example.com"). Both stay empty under
+    ``hide_dsn``.
     """
 
     notify: tuple[str, ...] = ()
@@ -71,7 +75,12 @@ class Recipient(Address):
 
 @dataclass(slots=True)
 class Envelope:
-    """One mail transaction: who sends it, to whom, and what MAIL said of it (RFC 5321 2.3.1)."""
+    """One mail transaction: who sends it, to whom, and what MAIL said of it (RFC 5321 2.3.1).
+
+    mail_from: None until MAIL is accepted. rcpt_to: the accepted recipients in order; in SMTP a repeated one replaces
+    the earlier, in LMTP both stay (RFC 2033 4.2). body_type: BODY (RFC 6152). smtp_utf8: SMTPUTF8 (RFC 6531).
+    require_tls: REQUIRETLS (RFC 8689). dsn: RET and ENVID (RFC 3461).
+    """
 
     mail_from: Address | None = None
     rcpt_to: list[Recipient] = field(default_factory=list)
@@ -85,7 +94,11 @@ class Session:
     """One connection, from accept to close. The same object reaches every hook.
 
     What it says of the peer is what the network (or a trusted proxy) says, never what the client
-    claims, except where a name says so (``host_name_appears_as``).
+    claims, except where a name says so (``host_name_appears_as``). Only ``state`` is the application's to write.
+
+    client_hostname: PTR name or "[ip]"; a Unix peer has address "", port 0 and the name "localhost". secure: under
+    TLS, ours or (``secured``) a proxy's. user: what ``on_auth`` returned, None before; username: the name the client
+    authenticated with. transaction: 1, 2, and so on. error: the last reply of 400 or more as text, None before.
     """
 
     __slots__ = (
@@ -109,6 +122,7 @@ class Session:
         "tls",
         "transaction",
         "user",
+        "username",
     )
 
     def __init__(
@@ -134,6 +148,7 @@ class Session:
         self.opening_command: str | None = None
         self.host_name_appears_as: str | None = None
         self.user: Any = None
+        self.username: str | None = None
         self.envelope = Envelope()
         self.transaction = 1
         self.error: str | None = None

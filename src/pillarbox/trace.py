@@ -101,11 +101,9 @@ def _tls_comment(session: Session) -> list[str]:
 
 
 def _user_comment(session: Session) -> list[str]:
-    if session.user is None:
+    if session.username is None:  # the name, not `session.user`: an object's text could hold anything
         return []
-    if not isinstance(session.user, str):  # an object's text could hold anything, its password too
-        return ["(Authenticated", "sender)"]
-    shown = _comment_text(session.user, utf8=session.envelope.smtp_utf8)
+    shown = _comment_text(session.username, utf8=session.envelope.smtp_utf8)
     return ["(Authenticated", "sender:", *f"{shown})".split(" ")]
 
 

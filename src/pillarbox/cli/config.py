@@ -7,7 +7,6 @@ the file's. Each error names where the value stands: the file with its table, or
 from __future__ import annotations
 
 import dataclasses
-import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +55,7 @@ class Configuration:
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
         """Return an error about one of the server's options with the place of that option in front."""
-        return ConfigurationError(_located(_blamed(str(error), self.sources), str(error)))
+        return ConfigurationError(_located(_blamed(error, self.sources), str(error)))
 
 
 @dataclass(frozen=True)
@@ -255,18 +254,17 @@ def _options(base: Options | None, given: _Values) -> Options:
     try:
         return Options.make(base, **{name: each.value for name, each in given.items()})
     except ConfigurationError as error:
-        raise ConfigurationError(_located(_blamed(str(error), _sources(given)), str(error))) from error
+        raise ConfigurationError(_located(_blamed(error, _sources(given)), str(error))) from error
 
 
 def _sources(given: _Values) -> dict[str, str]:
     return {name: each.source for name, each in given.items() if each.source}
 
 
-def _blamed(text: str, sources: Mapping[str, str]) -> str:
+def _blamed(error: ConfigurationError, sources: Mapping[str, str]) -> str:
     """Return the place of the option that the error names; or of the last one set, if it names a missing one."""
-    named = re.match(r"option (\w+)", text)
-    if named and named[1] in sources:
-        return sources[named[1]]
+    if error.option is not None and error.option in sources:
+        return sources[error.option]
     return next(reversed(list(sources.values())), "")
 
 

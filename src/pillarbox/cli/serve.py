@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pillarbox import ConfigurationError, Reject
+from pillarbox import ConfigurationError, Reject, log_fields
 
 if TYPE_CHECKING:
     import asyncio
@@ -229,8 +229,7 @@ class Receiver:
 def _log_message(session: Session, stream: MessageStream, outcome: str, *parts: str) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
-    fields = {"component": "program", "tnx": "message", "cid": session.id}
-    fields |= {"user": session.user, "address": session.remote_address}
+    fields = log_fields(session, "program", "message")
     _log.info(
         f"message from <%s> to %s, %d bytes, id %s.%d, {outcome}",
         session.envelope.mail_from or "",

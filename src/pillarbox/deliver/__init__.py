@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from pillarbox import ConfigurationError, Reject
+from pillarbox import ConfigurationError, Reject, log_fields
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Awaitable, Sequence
@@ -127,8 +127,7 @@ async def _in_time(step: Awaitable[_Result], session: Session) -> _Result:
     except TimeoutError:
         if not limit.expired():
             raise
-        fields = {"component": "deliver", "tnx": "deliver", "cid": session.id}
-        fields |= {"user": session.user, "address": session.remote_address}
+        fields = log_fields(session, "deliver", "deliver")
         _log.error("the target did not answer in %d seconds", PATIENCE, extra=fields)
         raise Reject(451, "Error: the message cannot be stored now, try again later", enhanced="4.3.0") from None
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from pillarbox import ConfigurationError, Reject
+from pillarbox import ConfigurationError, Reject, log_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -112,9 +112,7 @@ class MaildirDelivery:
             raise self._reject(error) from error
 
     def _reject(self, error: OSError) -> Reject:
-        session = self._session
-        fields = {"component": "deliver", "tnx": "deliver", "cid": session.id}
-        fields |= {"user": session.user, "address": session.remote_address}
+        fields = log_fields(self._session, "deliver", "deliver")
         _log.error("cannot store a message in %s: %s", self._target.url, error, extra=fields)
         if error.errno in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")

@@ -8,7 +8,7 @@ import sys
 from logging import DEBUG, ERROR, INFO
 from typing import TYPE_CHECKING, Any, cast
 
-from pillarbox.errors import HandshakeFailed
+from pillarbox.errors import ConnectionLost, HandshakeFailed
 from pillarbox.net.tls import tls_info
 from pillarbox.networks import normal_address
 from pillarbox.session import Session, TLSInfo
@@ -54,6 +54,7 @@ class Connection(asyncio.Protocol):
         "_out",
         "_paused",
         "_silence",
+        "_socket_error",
         "_transport",
         "_upgrading",
         "_waiter",
@@ -77,6 +78,7 @@ class Connection(asyncio.Protocol):
         self._out: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
         self._ending: ConnectionEnded | None = None
+        self._socket_error: Exception | None = None
         self._expiry: Reply | None = reply.TIMEOUT
         self._limit: _TimeLimit | None = None
         self._eof = self._gone = self._paused = self._upgrading = self._write_blocked = self._discarding = False
@@ -123,6 +125,7 @@ class Connection(asyncio.Protocol):
         return self.session.tls is None and not self._upgrading  # half-closed: what it sent is still answered
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._socket_error = error
         self._gone = True
         self._write_blocked = False
         self._wake(ConnectionEnded("the connection is lost" if error is None else f"the connection is lost: {error}"))
@@ -366,6 +369,10 @@ class Connection(asyncio.Protocol):
         service.log.event(DEBUG, "connect", self.session, "connection from %s", self.session.client_hostname)
         self.conversation = Conversation(service, self.session, self)
         await self.conversation.run()
+        if self._socket_error is not None and self.conversation.in_transaction:
+            lost = ConnectionLost(f"the connection is lost: {self._socket_error}")
+            lost.__cause__ = self._socket_error
+            await self.conversation.asking.report(lost)
         await self._linger()
 
     async def _begin_with_tls(self) -> None:
@@ -416,7 +423,7 @@ class Connection(asyncio.Protocol):
             self.task.cancel()
 
     def _last_words(self, answer: Reply) -> None:
-        if not (self._upgrading or (self.conversation is None and self.listener.tls_first)):
+        if not (self._discarding or self._upgrading or (self.conversation is None and self.listener.tls_first)):
             self.write(answer.octets(self.service.codes))
 
     async def _linger(self) -> None:

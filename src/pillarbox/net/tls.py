@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from pillarbox.errors import ConfigurationError
 from pillarbox.net.dns import is_host_name
+from pillarbox.optioncheck import wrong
 from pillarbox.session import TLSInfo
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TLSContexts:
         """The context to start TLS with; the self-signed certificate is made when this is first read."""
         if self._lacks_certificate:
             key, cert = _self_signed()
-            _Given("option ", key, cert).load_pairs([self._context])
+            _Given(None, key, cert).load_pairs([self._context])
             self._lacks_certificate = False
         return self._context
 
@@ -87,7 +88,7 @@ def tls_info(ssl_object: TLSObject) -> TLSInfo:
 
 def _base_context(o: Options) -> ssl.SSLContext:
     context = _bare_context(o)
-    given = _Given("option ", o.key, o.cert, o.ca, o.key_password)
+    given = _Given(None, o.key, o.cert, o.ca, o.key_password)
     if o.cert is not None:
         given.load_pairs([context], alone=lambda: _bare_context(o))
     given.load_authorities(context)
@@ -103,7 +104,7 @@ def _host_contexts(o: Options) -> dict[str, ssl.SSLContext]:
     for host, entry in (o.sni_options or {}).items():
         name = _host_pattern(host)
         if name in contexts:
-            raise ConfigurationError(f"option sni_options: {host!r} stands there twice (names compare without case)")
+            wrong("sni_options", f"{host!r} stands there twice (names compare without case)")
         contexts[name] = _host_context(o, host, entry)
     return contexts
 
@@ -112,7 +113,7 @@ def _host_context(o: Options, host: str, entry: Mapping[str, Any]) -> ssl.SSLCon
     context = _bare_context(o)
     # The switch takes the authorities along: without its own a host keeps the server's.
     authorities = entry.get("ca", o.ca)
-    given = _Given(f"option sni_options: {host!r}: ", entry.get("key"), entry.get("cert"), authorities, o.key_password)
+    given = _Given(host, entry.get("key"), entry.get("cert"), authorities, o.key_password)
     given.load_pairs([context], alone=lambda: _bare_context(o))
     given.load_authorities(context)
     if o.ssl_context is not None and authorities is None:
@@ -143,7 +144,7 @@ def _set_minimum_version(context: ssl.SSLContext, version: str) -> None:
         try:
             context.minimum_version = _VERSIONS[version]
         except ValueError:
-            raise ConfigurationError(f"option minimum_tls_version: this OpenSSL has no {version}") from None
+            wrong("minimum_tls_version", f"this OpenSSL has no {version}")
 
 
 def _set_ciphers(context: ssl.SSLContext, ciphers: str | None, *, lowered: bool) -> None:
@@ -156,10 +157,11 @@ def _set_ciphers(context: ssl.SSLContext, ciphers: str | None, *, lowered: bool)
     try:
         context.set_ciphers(wanted)
     except (ssl.SSLError, ValueError):
-        raise ConfigurationError(
-            f"option ciphers: {ciphers!r} leaves no cipher: it must name OpenSSL ciphers of TLS 1.2 or older"
-            " (Python cannot choose those of TLS 1.3)"
-        ) from None
+        wrong(
+            "ciphers",
+            f"{ciphers!r} leaves no cipher: it must name OpenSSL ciphers of TLS 1.2 or older"
+            " (Python cannot choose those of TLS 1.3)",
+        )
 
 
 # --- Keys, certificates and authorities
@@ -172,9 +174,9 @@ class _PEM(NamedTuple):
 
 @dataclass(frozen=True)
 class _Given:
-    """key, cert and ca of the server or of one host; ``where`` opens every error about them."""
+    """key, cert and ca of the server or, with ``host``, of one server name."""
 
-    where: str
+    host: str | None
     key: Any
     cert: Any
     ca: Any = None
@@ -259,7 +261,9 @@ class _Given:
             self._wrong(option, f"cannot read {_shown(os.fspath(value))}: {why}")
 
     def _wrong(self, option: str, problem: str) -> NoReturn:
-        raise ConfigurationError(f"{self.where}{option}: {problem}") from None  # the cause may hold what must not show
+        if self.host is None:
+            wrong(option, problem)
+        wrong("sni_options", f"{self.host!r}: {option}: {problem}")
 
 
 def _shown(path: str) -> str:
@@ -426,7 +430,7 @@ def _host_pattern(host: str) -> str:
     if not name.isascii():
         name = _a_labels(host, name)
     if not is_host_name(name):
-        raise ConfigurationError(f"option sni_options: {host!r} is no host name")
+        wrong("sni_options", f"{host!r} is no host name")
     return star + name
 
 
@@ -436,4 +440,4 @@ def _a_labels(host: str, name: str) -> str:
     try:
         return idna.encode(name, uts46=True).decode("ascii")
     except idna.IDNAError as error:
-        raise ConfigurationError(f"option sni_options: {host!r} is no host name: {error}") from None
+        wrong("sni_options", f"{host!r} is no host name: {error}")

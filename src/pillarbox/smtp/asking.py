@@ -202,12 +202,15 @@ class _Exchange:
         return asking.service.stripped(line)
 
     async def verify(self, request: AuthRequest) -> object:
+        asking = self._asking
         try:
-            return await self._asking.verify(request)
+            user = await asking.verify(request)
         except Reject:
-            asking = self._asking
             asking.service.log.event(INFO, "auth", asking.session, "authentication failed for %s", request.username)
             raise
+        asking.session.username = request.username
+        asking.service.log.event(INFO, "auth", asking.session, "authenticated as %s", request.username)
+        return user
 
 
 def _decoded(octets: bytes) -> bytes:

@@ -97,6 +97,11 @@ class Conversation:
                 self.reply(end.reply)
             self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether MAIL was accepted and the message not yet answered."""
+        return bool(self.phase & MAIL)
+
     def shut_down(self) -> None:
         """End the conversation: at once outside a transaction, else when that is done (RFC 5321 3.8)."""
         self._closing = True
@@ -177,8 +182,11 @@ class Conversation:
             self.reply(reply.NOT_RECOGNIZED)
 
     def _log_command(self, command: Command, argument: bytes) -> None:
-        shown = argument.split(b" ")[0] + b" ..." if command.verb == b"AUTH" else argument
-        text = shown.decode("utf-8", "backslashreplace")
+        if command.verb == b"AUTH":  # a token may stand anywhere behind it, also in the mechanism's place
+            mechanism = argument.split(b" ")[0].decode("ascii", "replace").upper()
+            text = f"{mechanism} ..." if mechanism in self.service.mechanisms else "..."
+        else:
+            text = argument.decode("utf-8", "backslashreplace")
         self.service.log.event(DEBUG, "command", self.session, "C: %s %s", command.verb.decode(), text)
 
     def _check_turn(self) -> None:
@@ -209,7 +217,7 @@ class Conversation:
     def reply(self, answer: Reply) -> None:
         """Send a reply, and keep it in the session if it is a refusal."""
         if answer.code >= 400:
-            self.session.error = str(answer)
+            self.session.error = answer.shown(self.service.codes)
         octets = answer.octets(self.service.codes)
         if self._transcript:
             self._log_reply(octets)
@@ -388,7 +396,7 @@ class Conversation:
         self._reset()
         self.phase &= TLS
         session = self.session
-        session.user = None
+        session.user = session.username = None
         session.opening_command = session.host_name_appears_as = None
 
     # --- AUTH (RFC 4954)
@@ -399,7 +407,6 @@ class Conversation:
             raise Refused(reply.NEED_TLS_FOR_AUTH)
         self.session.user = await authenticate(self.asking, argument, self._write)
         self.phase |= AUTH
-        self.service.log.event(INFO, "auth", self.session, "authenticated as %s", str(self.session.user))
         self.reply(reply.AUTHENTICATED)
 
     # --- What a proxy says of the client
@@ -414,7 +421,7 @@ class Conversation:
         self._start_over()
         xclient.apply(self.session, values)
         if user is not None:
-            self.session.user = user
+            self.session.user, self.session.username = user, login
             self.phase |= AUTH
         self._vouched_for = "ADDR" in values
         self.service.log.event(INFO, "xclient", self.session, "XCLIENT %s", argument)

@@ -72,8 +72,13 @@ class Reply:
         """Return the octets, with or without the enhanced code."""
         return self._coded if codes else self._plain
 
+    def shown(self, codes: bool) -> str:
+        """Return the reply as text, with or without the enhanced code."""
+        parts = (str(self.code), self.enhanced if codes else "", self.text)
+        return " ".join(part for part in parts if part)
+
     def __str__(self) -> str:
-        return " ".join(part for part in (str(self.code), self.enhanced, self.text) if part)
+        return self.shown(codes=True)
 
     def __repr__(self) -> str:
         return f"<Reply {self}>"
@@ -81,7 +86,7 @@ class Reply:
 
 def from_reject(reject: Reject, default: Reply, *, utf8: bool = False) -> Reply:
     """Return the reply that a handler's ``Reject`` means, with the hook's defaults for what it left out."""
-    code = reject.code or default.code
+    code = reject.code or _code_of_class(reject.enhanced, default.code)
     text = default.text if reject.text is None else reject.text
     if reject.enhanced:
         enhanced = reject.enhanced
@@ -91,6 +96,12 @@ def from_reject(reject: Reject, default: Reply, *, utf8: bool = False) -> Reply:
         # RFC 3463 3.1: "X.0.0 Other undefined status is the only undefined error code."
         enhanced = f"{code // 100}.0.0"
     return Reply(code, enhanced, text, utf8=utf8)
+
+
+def _code_of_class(enhanced: str | None, default: int) -> int:
+    """Return the hook's code, or 450 or 550 where only an enhanced code of the other class was given."""
+    # RFC 2034 4: "the class … of the enhanced status code … MUST … agree with" the reply code's first digit.
+    return default if enhanced is None or enhanced[0] == str(default)[0] else int(enhanced[0]) * 100 + 50
 
 
 # --- Every fixed reply of the dialogue, with the enhanced code of the place that knows the reason.

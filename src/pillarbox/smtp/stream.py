@@ -18,7 +18,8 @@ class MessageStream:
     """A message that is arriving: ``async for block in stream`` or ``await stream.read()``.
 
     byte_length: octets handed out so far; size_exceeded: whether ``size`` was crossed. Both are true to the
-    moment. Raises ConnectionError in the middle if the client disappears (it never looks like the end),
+    moment. Lines end with CRLF (unless ``bare_newline`` is "accept") and transparency dots are gone (RFC 5321 4.5.2).
+    Raises ConnectionError in the middle if the client disappears (it never looks like the end),
     MessageTooLarge past ``size`` (unless ``enforce_size`` is off), and Reject for content that is refused.
     """
 
@@ -46,7 +47,7 @@ class MessageStream:
         return block
 
     async def read(self, n: int = -1) -> bytes:
-        """Return at most ``n`` octets, b"" at the end; without ``n`` all that is left."""
+        """Return at most ``n`` octets, b"" at the end; without ``n`` all that is left. Raises what iterating raises."""
         if n < 0:
             return b"".join([block async for block in self])
         if n == 0:
@@ -57,7 +58,7 @@ class MessageStream:
         return block[:n]
 
     async def message(self) -> EmailMessage:
-        """Read the message and return it parsed (``email.policy.default``)."""
+        """Read the message and return it parsed (``email.policy.default``). Raises what iterating raises."""
         from email import policy
         from email.message import EmailMessage
         from email.parser import BytesFeedParser

@@ -19,7 +19,8 @@ class AuthRequest:
     """A complete credential, as ``on_auth`` gets it; what a mechanism does not have is "".
 
     method: the mechanism ("PLAIN", …, or "XCLIENT" for a login that a proxy vouches for). username: who the client
-    is. authcid and authzid: the two identities of RFC 4616 as sent. Its secrets stand in no ``repr``.
+    is (authcid, or authzid where that is empty). authcid and authzid: the two identities of RFC 4616 as sent.
+    password: of PLAIN and LOGIN; access_token: of XOAUTH2. Its secrets stand in no ``repr``.
     """
 
     method: str
@@ -31,7 +32,7 @@ class AuthRequest:
     _check: Callable[[str], bool] | None = field(default=None, repr=False)
 
     def validate_password(self, password: str) -> bool:
-        """Whether the client knows this password; in constant time, for every mechanism."""
+        """Whether the client knows this password, in constant time; never for XOAUTH2 and XCLIENT."""
         if self._check is not None:
             return self._check(password)
         return bool(self.password) and hmac.compare_digest(self.password.encode(), password.encode())
