@@ -365,8 +365,8 @@ class Options:
     handler_timeout: float | None = _seconds(
         None,
         CONNECTIONS,
-        "How long one call of a handler may take; longer is a failure of that handler (451; on_connect and on_secure:"
-        " 421, on_auth: 454). Waiting for the client's data does not count. Only an awaited handler can be interrupted.",
+        "How long one call of a handler may take; longer is a failure of that handler (451; on_connect and on_secure"
+        " 421, on_auth 454). Waiting for the client's data does not count. Only an awaited handler can be interrupted.",
     )
     max_clients: int | None = _option(
         None,
