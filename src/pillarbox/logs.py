@@ -55,7 +55,7 @@ class EventLog:
         error: BaseException | None = None,
     ) -> None:
         """Log one event, if the level is on."""
-        if not self.enabled(level):
+        if not self.enabled(level) or (session is not None and session.ignored):
             return
         fields = log_fields(session, self._component, tnx)
         # A client's or a handler's text must not forge a line of a text log.

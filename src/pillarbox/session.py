@@ -111,6 +111,7 @@ class Session:
         "envelope",
         "error",
         "host_name_appears_as",
+        "ignored",
         "lmtp",
         "local_address",
         "local_port",
@@ -143,6 +144,7 @@ class Session:
         self.client_hostname = f"[{remote_address}]" if remote_address else "localhost"
         self.secure = secure
         self.lmtp = lmtp
+        self.ignored = False  # one of `ignored_hosts`: nothing is logged of it
         self.servername: str | None = None
         self.tls: TLSInfo | None = None
         self.opening_command: str | None = None

@@ -135,6 +135,16 @@ async def test_max_clients_on_implicit_tls_closes_before_the_handshake() -> None
         await plain.eof()
 
 
+async def test_max_clients_forgets_those_that_failed() -> None:
+    async with serving(max_clients=1, secure=True) as served:
+        for _ in range(3):
+            client = await served.connect()
+            await client.send(b"EHLO client.example\r\n")
+            await client.rest()
+        client = await served.client(careless())
+        assert await client.say("NOOP") == "250 OK"
+
+
 async def test_max_clients_counts_across_listeners() -> None:
     async with serving(max_clients=1) as served:
         await served.server.listen(0, "127.0.0.1")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -214,6 +215,48 @@ async def test_an_enhanced_code_stands_on_each_line_of_a_long_reply() -> None:
         answer = await client.data(b"hello\r\n")
     assert len(answer.lines) > 1
     assert all(line.startswith("2.6.0 ") for line in answer.lines)
+
+
+CLOSING: list[tuple[dict[str, Any], list[str], str]] = [
+    ({"socket_timeout": 0.2}, [], "421 4.4.2 Timeout - closing connection"),
+    ({}, ["XYZZY"] * 10, "421 4.7.0 Error: too many unrecognized commands"),
+    ({}, ["GET / HTTP/1.1"], "421 4.7.0 HTTP requests not allowed"),
+    (
+        {"auth_optional": False, "max_allowed_unauthenticated_commands": 2},
+        ["NOOP", "NOOP"],
+        "421 4.7.0 Error: too many unauthenticated commands",
+    ),
+    (
+        {"handler_timeout": 0.1, "on_mail_from": lambda *_: asyncio.sleep(9)},
+        ["MAIL FROM:<a@example.com>"],
+        "451 4.3.0 ",
+    ),
+    ({}, ["HELO"], "501 5.5.4 Error: syntax: HELO hostname"),
+    ({}, ["EHLO x", "RCPT TO:<a@example.com>"], "503 5.5.1 Error: need MAIL command"),
+    ({}, ["NOOP " + "x" * 5000], "500 5.5.2 Error: Command line too long"),
+    ({"on_connect": lambda _: None}, ["XCLIENT NAME=x"], "550 5.7.0 "),
+]
+
+
+@pytest.mark.parametrize(("options", "commands", "answer"), CLOSING)
+async def test_the_enhanced_codes_of_refusals(options: dict[str, Any], commands: list[str], answer: str) -> None:
+    async with serving(hide_enhanced_status_codes=False, **options) as served:
+        client = await served.hello()
+        heard = ""
+        for command in commands:
+            heard = await client.say(command)
+        if not commands:
+            heard = await client.hear()
+        assert heard.startswith(answer)
+
+
+async def test_the_enhanced_codes_of_who_may_not_enter() -> None:
+    async with serving(hide_enhanced_status_codes=False, max_clients=1, name="mx.example.net") as served:
+        first = await served.hello()
+        second = await served.connect()
+        assert await second.hear() == "421 4.3.2 mx.example.net Too many connected clients, try again in a moment"
+        await served.server.close()
+        assert await first.hear() == "421 4.3.2 Server shutting down"
 
 
 async def test_without_them_a_rejects_code_stays_away() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import socket
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -83,6 +85,18 @@ async def test_ignored_hosts(peers: list[str]) -> None:
     assert during == []
 
 
+async def test_nothing_that_an_ignored_host_does_is_logged() -> None:
+    with recorded(logging.DEBUG) as records:
+        async with serving(ignored_hosts=["127.0.0.1"], allow_insecure_auth=True) as served:
+            client = await served.hello()
+            assert (await client.command("AUTH PLAIN AGEAYg==")).code == 535
+            assert (await client.command("MAIL FROM:<bad>")).code == 501
+            assert await client.deliver() == "250 OK: message queued"
+            await client.say("QUIT")
+            await client.eof()
+    assert [r.getMessage() for r in records if getattr(r, "address", "")] == []
+
+
 async def test_an_ignored_host_that_only_knocks_at_implicit_tls_is_not_logged() -> None:
     with recorded(logging.DEBUG) as records:
         async with serving(ignored_hosts=["127.0.0.1"], secure=True) as served:
@@ -105,6 +119,18 @@ async def test_ignored_hosts_are_meant_behind_the_proxy_header() -> None:
         assert (await other.reply()).code == 220
         assert len(served.server.connections) == 1
     assert [session.remote_address for session in sessions] == ["192.0.2.8"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+async def test_a_unix_listener_behind_a_proxy() -> None:
+    with TemporaryDirectory(prefix="pb") as folder:
+        path = f"{folder}/s"
+        async with serving(use_proxy=True) as served:
+            await served.server.listen(path=path)
+            client = await served.connect(address=path)
+            await client.send(V1)
+            assert (await client.reply()).code == 220
+            assert served.server.connections[0].remote_address == "192.0.2.7"
 
 
 # --- XCLIENT and XFORWARD

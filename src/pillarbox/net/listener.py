@@ -73,7 +73,7 @@ class Listener:
         self.proxies = Networks(options.use_proxy)
         self.ignored = Networks(options.ignored_hosts)
         quiet = dict.fromkeys(("on_connect", "on_close", "on_error"), _nothing)
-        self.quiet_service = Service(options, {**hooks, **quiet}, _silent())
+        self.quiet_service = Service(options, {**hooks, **quiet}, log)
         self.tls_first = options.secure and not options.secured
         if self.tls_first:
             _ = self.tls.context  # a self-signed certificate is made now, not while the first client waits
@@ -115,9 +115,3 @@ class Listener:
 
 def _nothing(*_: object) -> None:
     return None
-
-
-def _silent() -> EventLog:
-    silent = logging.Logger("pillarbox.ignored")  # noqa: LOG001 - of no tree: nobody shall configure it
-    silent.disabled = True
-    return EventLog(silent, "")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.networks import Networks
 from pillarbox.smtp import reply
+from pillarbox.smtp.commands import COMMANDS
+from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Reply, encode
 from pillarbox.smtp.sasl import MECHANISMS
 from pillarbox.smtp.wire import ConnectionEnded
@@ -15,13 +17,8 @@ if TYPE_CHECKING:
     from pillarbox.logs import EventLog
     from pillarbox.options import Options
     from pillarbox.session import Session
-    from pillarbox.smtp.conversation import Command
 
 Hook = Callable[..., Any]
-
-
-# What a session has done, as bits: a command needs some and excludes others.
-HELLO, TLS, AUTH, MAIL, RCPT = 1, 2, 4, 8, 16
 
 
 class Service:
@@ -40,7 +37,12 @@ class Service:
         self.xclient_peers = Networks(options.use_xclient)
         self.xforward_peers = Networks(options.use_xforward)
         self.accepted = reply.ACCEPTED if options.lmtp else reply.QUEUED
-        self.commands: dict[bytes, Command] | None = None
+        # The commands of this listener's protocol that are not disabled.
+        self.commands = {
+            verb: command
+            for verb, command in COMMANDS.items()
+            if verb not in self.disabled and command.lmtp in (None, options.lmtp)
+        }
         self._make_replies()
         self._keywords: dict[tuple[bool, bool, bool, bool], list[bytes]] = {}
 

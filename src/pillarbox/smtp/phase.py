@@ -1,0 +1,4 @@
+"""What a session has done, as bits: a command needs some and excludes others."""
+
+HELLO, TLS, AUTH, MAIL, RCPT = 1, 2, 4, 8, 16
+TRANSACTION = MAIL | RCPT
