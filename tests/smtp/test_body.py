@@ -95,3 +95,19 @@ def test_dots_and_line_ends(octets: bytes, message: bytes) -> None:
 def test_a_nul_is_a_flaw_unless_content_is_accepted_as_it_is() -> None:
     assert decode(b"a\0b\r\n.\r\n", [])[3]
     assert not decode(b"a\0b\r\n.\r\n", [], "accept")[3]
+
+
+@pytest.mark.parametrize("place", [0, 131071, 131072, 131073, 262143, 300000])
+@pytest.mark.parametrize("bare", [b"\r", b"\n"])
+def test_a_large_block_is_searched_to_its_end(bare: bytes, place: int) -> None:
+    clean = b"\r\n".join([b"x" * 76] * 4100) + b"\r\n"
+    assert not decode(clean + b".\r\n", [], "reject")[3]
+    flawed = clean[:place] + (bare if clean[place - 1 : place] not in b"\r" else b"x" + bare + b"x") + clean[place:]
+    assert decode(flawed + b"\r\n.\r\n", [], "reject") == reference(flawed + b"\r\n.\r\n", "reject")
+    assert decode(flawed + b"\r\n.\r\n", [], "reject")[3]
+
+
+@pytest.mark.parametrize("shift", range(4))
+def test_a_crlf_on_the_edge_of_a_piece_is_whole(shift: int) -> None:
+    body = b"x" * (131070 + shift) + b"\r\n" + b"y" * 200000 + b"\r\n"
+    assert decode(body + b".\r\n", [], "reject") == (body, True, b"", False)

@@ -31,8 +31,8 @@ def test_a_forged_line_stays_one_line() -> None:
 
 def test_the_enhanced_code_stands_before_2xx_4xx_5xx_only() -> None:
     assert encode(354, "go", "2.0.0") == b"354 go\r\n"
-    assert Reply(250, "2.0.0", "OK").octets(codes=True) == b"250 2.0.0 OK\r\n"
-    assert Reply(250, "2.0.0", "OK").octets(codes=False) == b"250 OK\r\n"
+    assert Reply(250, "2.0.0", "OK").coded == b"250 2.0.0 OK\r\n"
+    assert Reply(250, "2.0.0", "OK").plain == b"250 OK\r\n"
 
 
 @pytest.mark.parametrize(

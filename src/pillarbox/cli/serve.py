@@ -154,10 +154,13 @@ def _reason(error: OSError | ValueError) -> str:
     import os
 
     number = getattr(error, "errno", None) or 0
-    # asyncio puts the address in front of the system's words.
-    reason = (getattr(error, "strerror", None) or str(error)).rpartition(": ")[2]
-    advice = _ADVICE.get(errno.errorcode.get(number, ""))
-    advised = f" ({advice})" if advice and reason.lower() == os.strerror(number).lower() else ""
+    reason = getattr(error, "strerror", None) or str(error)
+    system = os.strerror(number)
+    advised = ""
+    if reason.lower().endswith(system.lower()):  # asyncio puts the address, and since 3.13 the number, in front
+        reason = system
+        advice = _ADVICE.get(errno.errorcode.get(number, ""))
+        advised = f" ({advice})" if advice else ""
     first = reason[:2].capitalize() == reason[:2]  # a word, and no abbreviation
     return f"{reason[:1].lower() if first else reason[:1]}{reason[1:]}{advised}"
 

@@ -93,7 +93,7 @@ class Connection(TransportWire):
         service = self.service
         if not (ignored or listener.admits(self)):
             if not listener.tls_first:  # a 421 would break the client's handshake
-                self.write(service.too_many_clients.octets(service.codes))
+                self.write(service.too_many_clients.coded if self.service.codes else service.too_many_clients.plain)
             service.log.event(INFO, "refused", self.session, "too many connected clients")
             await self.linger()
             return
@@ -127,7 +127,7 @@ class Connection(TransportWire):
             self.service.log.event(INFO, "proxy", self.session, "no valid PROXY header: %s", str(problem))
             await self.linger()
             raise ConnectionEnded("no valid PROXY header") from problem
-        self._at = header.length
+        self.unread(self._take()[header.length :])
         if self.listener.tls_first and not self._paused:
             self._pause()
         session = self.session
@@ -154,7 +154,7 @@ class Connection(TransportWire):
 
     def _last_words(self, answer: Reply) -> None:
         if not (self._discarding or self._upgrading or (self.conversation is None and self.listener.tls_first)):
-            self.write(answer.octets(self.service.codes))
+            self.write(answer.coded if self.service.codes else answer.plain)
 
 
 def _endpoint(name: Any) -> tuple[str, int]:

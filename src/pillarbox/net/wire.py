@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pillarbox.session import TLSInfo
     from pillarbox.smtp.reply import Reply
 
+_waiting = bytearray(4)  # where the kernel puts a count
+
 # More than this, and nobody reading: the client waits (its TCP window closes).
 HIGH_WATER = 64 * 1024
 # A line past its limit whose end does not follow within this time never ends.
@@ -64,7 +66,7 @@ class TransportWire(asyncio.Protocol):
         self.listener = listener
         self._silence = listener.options.socket_timeout
         self._loop = loop
-        self._buffer = b""
+        self._buffer = b""  # empty when all is read, so that an idle connection holds none
         self._at = 0  # what comes before is read
         self._out: list[bytes] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -81,8 +83,11 @@ class TransportWire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._discarding:
             return
-        self._buffer = data if self._at == len(self._buffer) else self._buffer[self._at :] + data
-        self._at = 0
+        if self._buffer:
+            self._buffer = self._buffer[self._at :] + data
+            self._at = 0
+        else:
+            self._buffer = data
         if self._waiter is not None and not self._write_blocked:
             self._wake(None)
         elif len(self._buffer) > HIGH_WATER and not self._paused and not self._upgrading:
@@ -173,19 +178,18 @@ class TransportWire(asyncio.Protocol):
 
     async def read_line(self, limit: int) -> bytes:
         while True:
-            at = self._at
-            end = self._buffer.find(b"\n", at) + 1
+            buffer, at = self._buffer, self._at
+            end = buffer.find(b"\n", at) + 1
             if end and (end - at <= MAX_AUTH_LINE or end - at <= limit):
-                line = self._buffer[at:end]
-                if end == len(self._buffer):
-                    self._buffer, self._at = b"", 0  # an idle connection holds no buffer
-                else:
+                if end < len(buffer):
                     self._at = end
-                return line
-            if len(self._buffer) - at < limit:
+                    return buffer[at:end]
+                self._buffer, self._at = b"", 0
+                return buffer[at:]
+            if len(buffer) - at < limit:
                 await self._more(self._silence)
             else:
-                await self._more_of_long_line(len(self._buffer) - at, limit)
+                await self._more_of_long_line(len(buffer) - at, limit)
 
     def _more_of_long_line(self, length: int, limit: int) -> Awaitable[None]:
         if length >= max(limit, MAX_AUTH_LINE):
@@ -195,7 +199,7 @@ class TransportWire(asyncio.Protocol):
         return self._more(LINE_END_TIME, reply.LINE_NEVER_ENDS)
 
     async def read_block(self) -> bytes:
-        while self._at == len(self._buffer):
+        while not self._buffer:
             await self._more(self._silence)
         return self._take()
 
@@ -209,16 +213,17 @@ class TransportWire(asyncio.Protocol):
         self._at = 0
 
     def pending(self) -> bool:
-        if self._at < len(self._buffer):
+        if self._buffer:
             return True
         if self._under_tls or self._transport.is_closing() or sys.platform == "win32":
             return False  # Windows cannot be asked what the kernel holds; what was read still counts
-        # uvloop's sockets have no peek; the count of the descriptor tells what has arrived (0.4 µs).
-        waiting = ioctl(self._transport.get_extra_info("socket").fileno(), FIONREAD, b"\0\0\0\0")
-        return waiting != b"\0\0\0\0"
+        # uvloop's sockets have no peek; the count of the descriptor tells what has arrived (0.4 µs; a result put into
+        # a bytearray saves 1 µs over one that is returned).
+        ioctl(self._transport.get_extra_info("socket").fileno(), FIONREAD, _waiting)
+        return any(_waiting)
 
     async def wait_input(self, seconds: float) -> None:
-        if self._at < len(self._buffer):
+        if self._buffer:
             return
         timer = self._loop.call_later(seconds, self._wake, None)
         try:

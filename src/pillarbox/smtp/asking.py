@@ -119,8 +119,6 @@ class Asking:
 
     async def message_reply(self, answer: object) -> Reply:
         """Return the reply that one answer of ``on_data`` means."""
-        if answer is None:
-            return self.service.accepted
         try:
             if isawaitable(answer):
                 answer = await self._in_time(answer)

@@ -111,27 +111,27 @@ async def data(c: Conversation, argument: str) -> None:
     stream = MessageStream(c.wire, DataDecoder(service.options.bare_newline), service.options.size, too_large)
     try:
         answer = await c.asking.ask(ON_DATA, stream, c.session)
-        await stream.drain()
     except Refused as refused:
-        await stream.drain()
         answer = refused
+    if not stream.finished:
+        await stream.drain()
     await _answer_message(c, stream, answer)
 
 
 async def _answer_message(c: Conversation, stream: MessageStream, answer: object) -> None:
     if stream.refusal is not None:  # stands even where the handler swallowed it
         answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
-    replies = []
+    closes = False
     if not c.service.options.lmtp:
-        replies.append(await c.asking.message_reply(answer))
-        c.reply(replies[0])
+        last = c.service.accepted if answer is None else await c.asking.message_reply(answer)
+        c.reply(last)
     else:
-        async for each in c.asking.recipient_replies(answer):
-            replies.append(each)
-            c.reply(each)
-    _log_message(c, stream, replies[-1])
+        async for last in c.asking.recipient_replies(answer):
+            c.reply(last)
+            closes |= last.code == 421
+    _log_message(c, stream, last)
     c.reset()
-    if any(each.code == 421 for each in replies):
+    if closes or last.code == 421:
         raise ConnectionEnded("closed by the reply")
     if stream.refusal is not None and stream.refusal.text == reply.BARE_NEWLINE_IN_DATA.text:
         raise ConnectionEnded("a bare CR or LF in the message")

@@ -36,7 +36,9 @@ class Conversation:
 
     __slots__ = (
         "_closing",
+        "_codes",
         "_commands",
+        "_max_length",
         "_transcript",
         "_unauthenticated",
         "asking",
@@ -56,7 +58,9 @@ class Conversation:
         self.session = session
         self.wire = wire
         self.asking = Asking(service, session, wire)
+        self._codes = service.codes
         self._commands = service.commands
+        self._max_length = service.options.max_command_length
         self._transcript = service.log.enabled(DEBUG)  # asked once: it is wanted for every line, and is nearly never on
         self.phase = TLS if session.secure else 0
         self.connected = False  # on_connect was reached, so on_close will be
@@ -73,11 +77,14 @@ class Conversation:
         """Greet, then read commands and answer them until one side ends it."""
         try:
             await self._greet()
-            limit = self.service.options.max_command_length
+            limit = self._max_length
             while True:
                 if self._closing and not self.phase & MAIL:
                     raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
-                await self._command(await self.wire.read_line(limit))
+                line = await self.wire.read_line(limit)
+                command, argument = self._recognized(line)
+                if command is not None:
+                    await self._obey(command, argument)
         except ConnectionEnded as end:
             if end.reply is not None:
                 self.reply(end.reply)
@@ -115,29 +122,32 @@ class Conversation:
 
     # --- One command
 
-    async def _command(self, line: bytes) -> None:
+    def _recognized(self, line: bytes) -> tuple[Command | None, bytes]:
+        """Return the command of a line and its argument; what is none is answered here."""
         octets = self.service.stripped(line)
         verb, _, argument = octets.partition(b" ")
         command = self._commands.get(verb) or self._commands.get(verb.upper())
         if self.secure_refusal is not None and octets.upper() != b"QUIT":
             raise ConnectionEnded("on_secure refused", self.secure_refusal)
-        if len(line) > self.service.options.max_command_length and len(line) > self._limit(command):
+        if len(line) > self._max_length and len(line) > self._limit(command):
             self.reply(reply.LINE_TOO_LONG)
-        elif command is None:
+            return None, b""
+        if command is None:
             self._not_recognized(octets)
-        else:
-            if self._transcript:
-                self._log_command(command, argument)
-            if command.last_in_group:
-                self._check_turn()
-            await self._obey(command, argument)
+            return None, b""
+        if self._transcript:
+            self._log_command(command, argument)
+        if command.last_in_group:
+            self._check_turn()
+        return command, argument
 
     async def _obey(self, command: Command, argument: bytes) -> None:
         try:
             if not (self.phase | self.service.waived) & AUTH:
                 self._count_unauthenticated(command)
             text = _decoded(argument) if argument else ""
-            self._check_phase(command)
+            if command.needs & ~(self.phase | self.service.waived) or command.clashes:
+                self._check_phase(command)
             await command.run(self, text)
         except Refused as refused:
             self.reply(refused.reply)
@@ -148,7 +158,7 @@ class Conversation:
                 raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
 
     def _limit(self, command: Command | None) -> int:
-        limit = self.service.options.max_command_length
+        limit = self._max_length
         return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == b"AUTH" else limit
 
     def _not_recognized(self, octets: bytes) -> None:
@@ -203,8 +213,8 @@ class Conversation:
     def reply(self, answer: Reply) -> None:
         """Send a reply, and keep it in the session if it is a refusal."""
         if answer.code >= 400:
-            self.session.error = answer.shown(self.service.codes)
-        octets = answer.octets(self.service.codes)
+            self.session.error = answer.shown(self._codes)
+        octets = answer.coded if self._codes else answer.plain
         if self._transcript:
             self._log_reply(octets)
         self.wire.write(octets)

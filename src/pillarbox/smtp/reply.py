@@ -57,20 +57,16 @@ def _wrapped(octets: bytes, room: int) -> list[bytes]:
 
 
 class Reply:
-    """A reply: ``octets(codes)`` gives what goes on the wire, made once for each form."""
+    """A reply; ``coded`` and ``plain`` are what goes on the wire with and without the enhanced code, made once."""
 
-    __slots__ = ("_coded", "_plain", "code", "enhanced", "text")
+    __slots__ = ("code", "coded", "enhanced", "plain", "text")
 
     def __init__(self, code: int, enhanced: str, text: str, *, utf8: bool = False) -> None:
         self.code = code
         self.enhanced = enhanced
         self.text = text
-        self._plain = encode(code, text, utf8=utf8)
-        self._coded = encode(code, text, enhanced, utf8=utf8) if enhanced else self._plain
-
-    def octets(self, codes: bool) -> bytes:
-        """Return the octets, with or without the enhanced code."""
-        return self._coded if codes else self._plain
+        self.plain = encode(code, text, utf8=utf8)
+        self.coded = encode(code, text, enhanced, utf8=utf8) if enhanced else self.plain
 
     def shown(self, codes: bool) -> str:
         """Return the reply as text, with or without the enhanced code."""

@@ -40,6 +40,11 @@ class MessageStream:
     def __aiter__(self) -> MessageStream:
         return self
 
+    @property
+    def finished(self) -> bool:
+        """Whether the end of the message has arrived."""
+        return self._decoder.finished
+
     async def __anext__(self) -> bytes:
         block = await self._block()
         if not block:
@@ -74,7 +79,7 @@ class MessageStream:
         self._spare = b""
         while not self._decoder.finished:
             try:
-                await self._decoded()
+                self._decoded(await self._wire.read_block())
             except Reject:  # it stands in `refusal`, and the end has still to be found
                 continue
 
@@ -87,14 +92,14 @@ class MessageStream:
         while not block and not self._decoder.finished:
             if self.refusal is not None:
                 raise self.refusal
-            block = await self._decoded()
+            block = self._decoded(await self._wire.read_block())
         if self.refusal is not None:
             raise self.refusal
         return block
 
-    async def _decoded(self) -> bytes:
+    def _decoded(self, octets: bytes) -> bytes:
         decoder = self._decoder
-        block = decoder.feed(await self._wire.read_block())
+        block = decoder.feed(octets)
         if decoder.finished and decoder.rest:
             self._wire.unread(decoder.rest)
         if decoder.flaw is not None and self.refusal is None:

@@ -1,0 +1,76 @@
+"""pillarbox as it is measured: default options, a handler that reads and drops, no authentication, no reverse lookup.
+
+    python -m servers.pillarbox_server PORT plain|tls|auth|lmtp|slow|info [--loop asyncio|uvloop]
+
+slow: a handler that takes 5 ms for each block; info: the one log line for each message, into a null stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
+from servers.setting import CERTIFICATE, KEY, LOOPS
+
+if TYPE_CHECKING:
+    from pillarbox.keywords import OptionKeywords
+
+
+async def drop(stream: MessageStream, session: Session) -> None:
+    async for _ in stream:
+        pass
+
+
+async def drop_slowly(stream: MessageStream, session: Session) -> None:
+    async for _ in stream:
+        await asyncio.sleep(0.005)
+
+
+def anybody(auth: AuthRequest, session: Session) -> Any:
+    return True
+
+
+def options(mode: str) -> OptionKeywords:
+    chosen: OptionKeywords = {"disable_reverse_lookup": True, "auth_optional": mode != "auth"}
+    chosen["on_data"] = drop_slowly if mode == "slow" else drop
+    if mode == "tls":
+        chosen |= {"key": KEY, "cert": CERTIFICATE}
+    elif mode == "auth":
+        chosen |= {"allow_insecure_auth": True, "on_auth": anybody}
+    elif mode == "lmtp":
+        chosen["lmtp"] = True
+    return chosen
+
+
+def log(mode: str) -> None:
+    """Write from INFO on to a stream that drops it; otherwise only from WARNING on, as where nothing is configured."""
+    handler = logging.StreamHandler(Path("/dev/null").open("w", encoding="utf-8"))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s [%(cid)s]"))
+    logger = logging.getLogger("pillarbox")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO if mode == "info" else logging.WARNING)
+
+
+async def serve(port: int, mode: str) -> None:
+    server = SMTPServer(**options(mode))
+    await server.listen(port, "127.0.0.1")
+    await server.serve_forever()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("port", type=int)
+    arguments.add_argument("mode", choices=["plain", "tls", "auth", "lmtp", "slow", "info"])
+    arguments.add_argument("--loop", choices=LOOPS, default="uvloop")
+    given = arguments.parse_args()
+    log(given.mode)
+    with asyncio.Runner(loop_factory=LOOPS[given.loop]()) as runner:
+        runner.run(serve(given.port, given.mode))
+
+
+if __name__ == "__main__":
+    main()
