@@ -19,7 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from pillarbox.errors import ConfigurationError
-from pillarbox.net import tls
+from pillarbox.net import certificates
 from pillarbox.net.tls import TLSContexts, tls_info
 from pillarbox.options import Options
 
@@ -179,7 +179,7 @@ def test_every_form_of_key_and_certificate(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if not in_memory:
-        monkeypatch.setattr(tls, "_in_memory", lambda *_: None)
+        monkeypatch.setattr(certificates, "_in_memory", lambda *_: None)
     key, cert = form(pair, tmp_path)
     contexts = TLSContexts(Options(key=key, cert=cert))
     assert handshake(contexts.context, client_of(authority), "mx.example.com").subject_names == {"mx.example.com"}
@@ -188,8 +188,8 @@ def test_every_form_of_key_and_certificate(
 
 def test_the_temporary_file_is_the_owners_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(tls, "_in_memory", lambda *_: None)
-    with tls._file_of(b"secret") as path:
+    monkeypatch.setattr(certificates, "_in_memory", lambda *_: None)
+    with certificates.file_of(b"secret") as path:
         assert Path(path).read_bytes() == b"secret"
         if os.name == "posix":
             assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
@@ -380,9 +380,9 @@ def test_it_is_made_when_it_is_needed_and_fresh_in_each_process() -> None:
         "import sys; from pillarbox.net.tls import TLSContexts; from pillarbox.options import Options\n"
         "contexts = TLSContexts(Options(sni_callback=lambda name: None))\n"
         "assert 'cryptography' not in sys.modules; contexts.context; assert 'cryptography' in sys.modules\n"
-        "from pillarbox.net import tls; print(tls._self_signed())"
+        "from pillarbox.net import certificates; print(certificates.self_signed())"
     )
-    environment = os.environ | {"PYTHONPATH": str(Path(tls.__file__).parents[2])}
+    environment = os.environ | {"PYTHONPATH": str(Path(certificates.__file__).parents[2])}
     run = [subprocess.check_output([sys.executable, "-c", program], env=environment) for _ in range(2)]
     assert run[0] != run[1]
 
