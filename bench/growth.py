@@ -40,10 +40,11 @@ def _values(workload: Workload) -> int:
     return int(workload.name.rpartition("-")[2])
 
 
-def curves(peers: Sequence[Peer], setting: Setting) -> Iterable[Curve]:
-    """Measure every step, for each peer."""
+def curves(peers: Sequence[Peer], setting: Setting, *, quick: bool) -> Iterable[Curve]:
+    """Measure every step, for each peer; quick: without the last, which takes longest."""
     few = replace(setting, rounds=max(2, setting.rounds // 2))
-    for name, workloads in (("recipients", RECIPIENTS), ("octets", SIZES), ("sessions", SESSIONS)):
+    for name, steps in (("recipients", RECIPIENTS), ("octets", SIZES), ("sessions", SESSIONS)):
+        workloads = steps[:-1] if quick else steps
         points: dict[str, list[tuple[int, float]]] = {peer.name: [] for peer in peers}
         for workload in workloads:
             for figure in measure(peers, workload, few):

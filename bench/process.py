@@ -107,8 +107,8 @@ def _cpu_seconds(pid: int) -> float:
 def settled_cpu_seconds(pid: int) -> float:
     """Return the same when what the load left behind, closing for example, is done."""
     before = cpu_seconds(pid)
-    for _ in range(50):
-        time.sleep(0.02)
+    for _ in range(100):
+        time.sleep(0.01)
         now = cpu_seconds(pid)
         if now - before < 20e-6:
             return now

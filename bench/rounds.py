@@ -8,7 +8,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from process import LoadFailed
 from workloads import OWN, Workload
 
 HERE = Path(__file__).resolve().parent
+WARM_UPS = 3
 
 
 @dataclass
@@ -30,6 +31,8 @@ class Setting:
     seconds: float
     deadline: float = float("inf")
     environment: dict[str, str] = field(default_factory=dict)
+
+    servers: Servers = field(default_factory=lambda: Servers())
 
     def time_is_up(self) -> bool:
         return time.monotonic() > self.deadline
@@ -54,6 +57,30 @@ def serving(peer: Peer, mode: str, setting: Setting) -> Iterator[Server]:
     with process.started(command, process.SERVER_CORE, cwd=HERE, env=environment, **silent) as running:
         process.wait_for_greeting(port, running)
         yield Server(peer, port, running.pid)
+
+
+class Servers:
+    """The servers that are running: one for each peer and mode, kept from workload to workload, so that it is warm.
+
+    What waits costs nothing: none of them does anything until it is spoken to.
+    """
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._running: dict[tuple[str, str], Server] = {}
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        self._stack.close()
+
+    def get(self, peer: Peer, mode: str, setting: Setting) -> Server:
+        """Return the peer's server, started if it is not running. Raises LoadFailed where it does not greet."""
+        key = peer.name, mode
+        if key not in self._running:
+            self._running[key] = self._stack.enter_context(serving(peer, mode, setting))
+        return self._running[key]
 
 
 # --- One load
@@ -81,7 +108,7 @@ def deliver(server: Server, workload: Workload, messages: int, folder: Path) -> 
 
 def _with_smtp_source(server: Server, command: list[str], messages: int) -> Delivered:
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    before, begun = process.settled_cpu_seconds(server.pid), time.monotonic()
+    before, begun = process.cpu_seconds(server.pid), time.monotonic()
     with process.started(command, process.LOAD_CORE, **pipes) as source:
         said = source.communicate(timeout=120)[0]
     wall = time.monotonic() - begun
@@ -156,25 +183,30 @@ class Figure:
         return (high - low) / 2 / self.median
 
 
-def measure(peers: Iterable[Peer], workload: Workload, setting: Setting) -> list[Figure]:
+def measure(peers: Sequence[Peer], workload: Workload, setting: Setting) -> list[Figure]:
     """Measure the peers side by side: A B C A B C, after a warm-up each. One that fails is noted and left out."""
-    figures: list[Figure] = []
-    with contextlib.ExitStack() as stack:
-        running: list[tuple[Server, Figure]] = []
-        for peer in peers:
-            figures.append(figure := Figure(peer.name))
-            try:
-                server = stack.enter_context(serving(peer, workload.mode, setting))
-                figure.messages = _messages_for(server, workload, setting)
-                running.append((server, figure))
-            except (LoadFailed, subprocess.TimeoutExpired) as problem:
-                figure.failure = str(problem)
-        for number in range(setting.rounds):
-            if number and setting.time_is_up():  # whole rounds only, and at least one
-                break
-            for server, figure in running:
-                _round(server, figure, workload, setting)
+    figures = [Figure(peer.name) for peer in peers]
+    running = [
+        (server, figure)
+        for peer, figure in zip(peers, figures, strict=True)
+        if (server := _prepared(peer, figure, workload, setting)) is not None
+    ]
+    for number in range(setting.rounds):
+        if number and setting.time_is_up():  # whole rounds only, and at least one
+            break
+        for server, figure in running:
+            _round(server, figure, workload, setting)
     return figures
+
+
+def _prepared(peer: Peer, figure: Figure, workload: Workload, setting: Setting) -> Server | None:
+    try:
+        server = setting.servers.get(peer, workload.mode, setting)
+        figure.messages = _messages_for(server, workload, setting)
+    except (LoadFailed, subprocess.TimeoutExpired) as problem:
+        figure.failure = str(problem)
+        return None
+    return server
 
 
 def _round(server: Server, figure: Figure, workload: Workload, setting: Setting) -> None:
@@ -189,11 +221,13 @@ def _round(server: Server, figure: Figure, workload: Workload, setting: Setting)
 def _messages_for(server: Server, workload: Workload, setting: Setting) -> int:
     """Warm the server up (Node compiles what runs often), and return how many messages fill one round."""
     tried = deliver(server, workload, workload.first, setting.folder)
-    messages = _filling(tried, setting.seconds)
-    if tried.wall < setting.seconds:
-        messages = _filling(deliver(server, workload, messages, setting.folder), setting.seconds)
-    return messages
+    for _ in range(WARM_UPS):
+        if tried.wall > 0.8 * setting.seconds:
+            break
+        tried = deliver(server, workload, _filling(tried, workload, setting), setting.folder)
+    return _filling(tried, workload, setting)
 
 
-def _filling(tried: Delivered, seconds: float) -> int:
-    return max(1, min(50_000, round(tried.messages * seconds / tried.wall)))
+def _filling(tried: Delivered, workload: Workload, setting: Setting) -> int:
+    least = workload.sessions  # one message on each, or there would be fewer
+    return max(least, min(50_000, round(tried.messages * setting.seconds / tried.wall)))

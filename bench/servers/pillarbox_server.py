@@ -2,15 +2,14 @@
 
     python -m servers.pillarbox_server PORT plain|tls|auth|lmtp|slow|info [--loop asyncio|uvloop]
 
-slow: a handler that takes 5 ms for each block; info: the one log line for each message, into a null stream.
+slow: a handler that takes 5 ms for each block; info: ``logger=True``, which writes a line for each message on standard
+error (the runner drops it). In the other modes logging is as nobody configured it: nothing below WARNING.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import logging
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
@@ -37,22 +36,15 @@ def anybody(auth: AuthRequest, session: Session) -> Any:
 def options(mode: str) -> OptionKeywords:
     chosen: OptionKeywords = {"disable_reverse_lookup": True, "auth_optional": mode != "auth"}
     chosen["on_data"] = drop_slowly if mode == "slow" else drop
-    if mode == "tls":
+    if mode == "info":
+        chosen["logger"] = True
+    elif mode == "tls":
         chosen |= {"key": KEY, "cert": CERTIFICATE}
     elif mode == "auth":
         chosen |= {"allow_insecure_auth": True, "on_auth": anybody}
     elif mode == "lmtp":
         chosen["lmtp"] = True
     return chosen
-
-
-def log(mode: str) -> None:
-    """Write from INFO on to a stream that drops it; otherwise only from WARNING on, as where nothing is configured."""
-    handler = logging.StreamHandler(Path("/dev/null").open("w", encoding="utf-8"))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s [%(cid)s]"))
-    logger = logging.getLogger("pillarbox")
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO if mode == "info" else logging.WARNING)
 
 
 async def serve(port: int, mode: str) -> None:
@@ -67,7 +59,6 @@ def main() -> None:
     arguments.add_argument("mode", choices=["plain", "tls", "auth", "lmtp", "slow", "info"])
     arguments.add_argument("--loop", choices=LOOPS, default="uvloop")
     given = arguments.parse_args()
-    log(given.mode)
     with asyncio.Runner(loop_factory=LOOPS[given.loop]()) as runner:
         runner.run(serve(given.port, given.mode))
 

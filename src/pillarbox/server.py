@@ -22,7 +22,7 @@ from pillarbox.net.tls import TLSContexts
 from pillarbox.options import HANDLERS, Options, declarations
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Generator, Mapping
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -34,6 +34,17 @@ if TYPE_CHECKING:
 HOOKS = tuple(name for name, declaration in declarations().items() if declaration.section == HANDLERS)
 # What update_secure_context may change: key, certificate and the map of server names.
 _RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
+
+
+class _Nothing:
+    """What the default handlers return, so that an override may say ``await super().on_rcpt_to(…)`` or leave it out."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
 
 
 class SMTPServer:
@@ -75,6 +86,7 @@ class SMTPServer:
 
         ``Reject`` (default 554) is sent and the connection closed; any other exception: 421 and closed.
         """
+        return _NOTHING
 
     def on_secure(self, tls: TLSInfo, session: Session) -> Any:
         """Let a client go on after a TLS handshake; not called with ``secured``.
@@ -82,6 +94,7 @@ class SMTPServer:
         ``Reject`` (default 554) closes: in place of the greeting, after STARTTLS as the answer to the next command.
         Any other exception: 421 and closed.
         """
+        return _NOTHING
 
     def on_auth(self, auth: AuthRequest, session: Session) -> Any:
         """Return the user to accept a credential (RFC 4954). Default: all fail.
@@ -96,12 +109,14 @@ class SMTPServer:
 
         ``Reject``: 550 by default; any other exception: 451. MAIL's parameters are on the envelope, the sender not yet.
         """
+        return _NOTHING
 
     def on_rcpt_to(self, address: Recipient, session: Session) -> Any:
         """Accept a recipient (RFC 5321 4.1.1.3); it joins the envelope when this returns.
 
         ``Reject``: 550 by default; any other exception: 451.
         """
+        return _NOTHING
 
     async def on_data(self, stream: MessageStream, session: Session) -> Any:
         """Take a message (RFC 5321 4.1.1.4). Default: it is read and discarded.
@@ -115,6 +130,7 @@ class SMTPServer:
 
     def on_close(self, session: Session) -> Any:
         """Note that the connection is gone; called once if ``on_connect`` was. What it raises goes to ``on_error``."""
+        return _NOTHING
 
     def on_error(self, error: Exception, session: Session | None) -> Any:
         """Note a failure. Default: it is logged, with a traceback where it is a handler's.
@@ -125,6 +141,7 @@ class SMTPServer:
             self._log.event(WARNING, "error", session, "%s", str(error))
         else:
             self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
+        return _NOTHING
 
     # --- Listening
 

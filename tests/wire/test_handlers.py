@@ -990,3 +990,25 @@ async def test_concurrent_sessions_do_not_mix() -> None:
         own = message.content.decode().strip()
         assert str(message.envelope.mail_from) == f"s{own}@example.com"
         assert message.recipients == [f"r{own}@example.com"]
+
+
+async def test_super_may_be_awaited_or_not() -> None:
+    class Awaiting(SMTPServer):
+        async def on_connect(self, session: Session) -> None:
+            await super().on_connect(session)
+
+        async def on_mail_from(self, address: Address, session: Session) -> None:
+            await super().on_mail_from(address, session)
+
+        async def on_rcpt_to(self, address: Recipient, session: Session) -> None:
+            super().on_rcpt_to(address, session)
+
+        async def on_close(self, session: Session) -> None:
+            await super().on_close(session)
+
+        async def on_error(self, error: Exception, session: Session | None) -> None:
+            raise AssertionError(error)
+
+    async with serving(Awaiting) as served:
+        client = await served.hello()
+        assert await client.deliver(b"hello\r\n", "a@example.com") == "250 OK: message queued"
