@@ -1,6 +1,6 @@
 """The chart: an SVG of bars for each workload and of the growth curves, drawn from the JSON file alone.
 
-    python bench/chart.py [RESULTS.json [CHART.svg]]
+python bench/chart.py [RESULTS.json [CHART.svg]]
 """
 
 from __future__ import annotations
@@ -71,9 +71,8 @@ def bars(x: float, y: float, title: str, measured: list[tuple[str, float]]) -> t
         length = max(1.0, value / most * room)
         drawn.append(text(x + LABEL - 8, top + 12, peer, kind, "end"))
         colour = COLOURS.get(peer, "#888888")
-        drawn.append(
-            f'<rect x="{x + LABEL:.1f}" y="{top + 2:.1f}" width="{length:.1f}" height="{BAR - 5}" rx="2" fill="{colour}"/>'
-        )
+        size = f'width="{length:.1f}" height="{BAR - 5}" rx="2"'
+        drawn.append(f'<rect x="{x + LABEL:.1f}" y="{top + 2:.1f}" {size} fill="{colour}"/>')
         drawn.append(text(x + LABEL + length + 6, top + 12, number(value), kind))
     return drawn, 22 + len(measured) * BAR + GAP
 
@@ -111,9 +110,10 @@ def curve_panel(x: float, y: float, name: str, curves: Sequence[dict[str, Any]],
         drawn.append(text(at, bottom + 14, short(value), "small", "middle"))
     for curve in curves:
         colour = COLOURS.get(curve["peer"], "#888888")
-        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in map(place, curve["points"]))
+        places = [place(point) for point in curve["points"]]
+        path = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in map(place, curve["points"])]
+        drawn += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in places]
         for end in (curve["points"][0], curve["points"][-1]):
             if curve["peer"] == "pillarbox":
                 px, py = place(end)
@@ -148,17 +148,18 @@ def legend(results: dict[str, Any], y: float) -> list[str]:
 
 def svg(results: dict[str, Any]) -> str:
     machine = results["machine"]
+    ran_on = f"{machine['processor']}, {machine['kernel']}, Python {machine['python']}; medians"
     head = [
         text(MARGIN, 32, "Server CPU time per message (user + system, one core; shorter is better)", "title"),
-        text(MARGIN, 50, f"{machine['processor']}, {machine['kernel']}, Python {machine['python']}; median of rounds", "small"),
+        text(MARGIN, 50, ran_on, "small"),
     ]
     panels, y = bar_panels(results, 72)
     curves, below = curve_panels(results, y)
     body = head + panels + curves + legend(results, below + 12)
-    height = below + 28
+    size = f'viewBox="0 0 {WIDTH} {below + 28:.0f}" width="{WIDTH}" height="{below + 28:.0f}"'
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height:.0f}" width="{WIDTH}" height="{height:.0f}">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" {size}>',
             f"<style>{STYLE}</style>",
             '<rect width="100%" height="100%" fill="#ffffff"/>',
             *body,

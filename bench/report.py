@@ -67,10 +67,10 @@ def _ratio(workload: str, ours: Figure, theirs: Figure) -> Ratio:
 
 def table(rows: list[list[str]]) -> str:
     """Lay out rows in columns: the first to the left, the others to the right."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    first, *others = (max(len(cell) for cell in column) for column in zip(*rows, strict=True))
     return "\n".join(
-        "  ".join(cell.ljust(width) if not at else cell.rjust(width) for at, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
+        "  ".join([name.ljust(first), *(cell.rjust(width) for cell, width in zip(cells, others, strict=True))]).rstrip()
+        for name, *cells in rows
     )
 
 
@@ -78,8 +78,7 @@ def workload_table(workload: str, results: Results) -> str:
     """Lay out one workload: microseconds, spread, ours by theirs, target."""
     by_peer = {ratio.peer: ratio for ratio in ratios(results) if ratio.workload == workload and ratio.ours == OURS}
     rows = [["", "µs CPU", "spread", "messages", "ours/theirs", "target", ""]]
-    for figure in results.figures[workload]:
-        rows.append(_row(figure, by_peer.get(figure.peer)))
+    rows += [_row(figure, by_peer.get(figure.peer)) for figure in results.figures[workload]]
     failures = [f"  {f.peer}: {f.failure}" for f in results.figures[workload] if f.failure]
     return "\n".join([f"\n{WORKLOADS[workload].title} ({workload})", table(rows), *failures])
 
@@ -115,9 +114,9 @@ def ran_on(results: Results) -> str:
 def summary(results: Results) -> str:
     """List the verdicts alone: what is not met comes first."""
     held = [
-        *((f"{r.workload}: {r.ours} / {r.peer} = {r.median:.3f}, target ≤ {r.target}", r.verdict) for r in ratios(results)),
-        *((f"{f.what} = {f.value:,.2f} {f.unit}, target ≤ {f.target}", f.verdict) for f in results.findings),
+        (f"{r.workload}: ours / {r.peer} = {r.median:.3f}, target ≤ {r.target}", r.verdict) for r in ratios(results)
     ]
+    held += [(f"{f.what} = {f.value:,.2f} {f.unit}, target ≤ {f.target}", f.verdict) for f in results.findings]
     judged = sorted((verdict != "NOT MET", text, verdict) for text, verdict in held if verdict)
     return "\n".join(f"{verdict:>8}  {text}" for _, text, verdict in judged)
 

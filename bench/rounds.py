@@ -32,7 +32,7 @@ class Setting:
     deadline: float = float("inf")
     environment: dict[str, str] = field(default_factory=dict)
 
-    servers: Servers = field(default_factory=lambda: Servers())
+    servers: Servers = field(default_factory=lambda: Servers())  # noqa: PLW0108 - it stands below
 
     def time_is_up(self) -> bool:
         return time.monotonic() > self.deadline

@@ -81,7 +81,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended
     process.allow_many_descriptors()
     peers, left_out = present([PEERS[name] for name in given.peers])
-    results = report.Results(machine.description(peers), vars(given) | {"started": time.strftime("%Y-%m-%d %H:%M:%S")})
+    options = {name: value for name, value in vars(given).items() if name != "output"}
+    results = report.Results(machine.description(peers), options | {"started": time.strftime("%Y-%m-%d %H:%M:%S")})
     results.left_out = left_out
     print(report.ran_on(results))
     if len(process.CORES) < 2:
@@ -144,7 +145,7 @@ def finish(given: argparse.Namespace, results: report.Results) -> None:
     file = given.output or RESULTS / ("latest.json" if given.whole else "partial.json")
     report.write(results, file)
     chart.write(file, file.with_suffix(".svg"))
-    print(f"\n{results.options.get('took_seconds', '?')} s; written: {file.name} and {file.with_suffix('.svg').name} in {file.parent.name}/")
+    print(f"\n{results.options.get('took_seconds', '?')} s; written: {file} and {file.stem}.svg")
 
 
 def arguments() -> argparse.Namespace:
@@ -154,14 +155,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", type=names_of(everything), help=", ".join(everything))
     parser.add_argument("--peers", type=names_of(list(PEERS)), default=list(PEERS), help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each workload (7; quick: 3)")
-    parser.add_argument("--seconds", type=float, help="of one round (0.6; quick: 0.1)")
+    parser.add_argument("--seconds", type=float, help="of one round (0.6; quick: 0.15)")
     parser.add_argument("--minutes", type=float, help="no round begins later than this (15; quick: 2)")
     parser.add_argument("--output", type=Path, help="the JSON file; the chart is written beside it")
     given = parser.parse_args()
     given.workloads = given.workloads or [name for name in everything if not (given.quick and name in TOO_LONG)]
     given.whole = not given.quick and given.workloads == everything and given.peers == list(PEERS)
     given.rounds = given.rounds or (3 if given.quick else 7)
-    given.seconds = given.seconds or (0.1 if given.quick else 0.6)
+    given.seconds = given.seconds or (0.15 if given.quick else 0.6)
     given.minutes = given.minutes or (QUICK_MINUTES if given.quick else MINUTES)
     return given
 

@@ -1,6 +1,6 @@
 """aiosmtpd as it is measured: its own defaults, a handler that drops the message, on either event loop.
 
-    python -m servers.aiosmtpd_server PORT plain|tls|auth|lmtp [--loop asyncio|uvloop]
+python -m servers.aiosmtpd_server PORT plain|tls|auth|lmtp [--loop asyncio|uvloop]
 """
 
 from __future__ import annotations
