@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import targets
 from bodies import KB, MB, Body
 from findings import Finding
-from peers import Peer
+from peers import OURS, Peer
 from rounds import Setting, measure
 from workloads import OPEN, OWN, SMALL, SMTP_SOURCE, Workload
 
@@ -62,4 +62,4 @@ def findings(curve: Curve) -> Iterable[Finding]:
         (first, low), (middle, high) = curve.points[0], curve.points[3]
         foretold = low + (high - low) / (middle - first) * (last - first)
     what = f"{curve.peer}: cost at {last:,} {curve.name} / foretold by the steps before"
-    yield Finding(what, cost / foretold, "×", targets.LINEAR if curve.peer == "pillarbox" else None)
+    yield Finding(what, cost / foretold, "×", targets.LINEAR if curve.peer == OURS else None)

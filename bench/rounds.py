@@ -19,16 +19,21 @@ from process import LoadFailed
 from workloads import OWN, Workload
 
 HERE = Path(__file__).resolve().parent
-WARM_UPS = 3
+TRIES = 3
 
 
 @dataclass
 class Setting:
-    """What the whole run shares. seconds: of one round; deadline: when (monotonic) no further round begins."""
+    """What the whole run shares.
+
+    seconds: of one round; warm_up: seconds for each server before its first; deadline: when (monotonic) no further
+    round begins.
+    """
 
     folder: Path
     rounds: int
     seconds: float
+    warm_up: float = 0.0
     deadline: float = float("inf")
     environment: dict[str, str] = field(default_factory=dict)
 
@@ -38,13 +43,14 @@ class Setting:
         return time.monotonic() > self.deadline
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
-    """A peer that is running."""
+    """A peer that is running, and whether it has been warmed up."""
 
     peer: Peer
     port: int
     pid: int
+    warm: bool = False
 
 
 @contextlib.contextmanager
@@ -219,15 +225,18 @@ def _round(server: Server, figure: Figure, workload: Workload, setting: Setting)
 
 
 def _messages_for(server: Server, workload: Workload, setting: Setting) -> int:
-    """Warm the server up (Node compiles what runs often), and return how many messages fill one round."""
+    """Warm the server up, and return how many messages fill one round."""
     tried = deliver(server, workload, workload.first, setting.folder)
-    for _ in range(WARM_UPS):
+    if not server.warm:  # Node compiles what runs often: after some thousand messages it needs a third of the time
+        deliver(server, workload, _filling(tried, workload, setting.warm_up), setting.folder)
+        server.warm = True
+    for _ in range(TRIES):
         if tried.wall > 0.8 * setting.seconds:
             break
-        tried = deliver(server, workload, _filling(tried, workload, setting), setting.folder)
-    return _filling(tried, workload, setting)
+        tried = deliver(server, workload, _filling(tried, workload, setting.seconds), setting.folder)
+    return _filling(tried, workload, setting.seconds)
 
 
-def _filling(tried: Delivered, workload: Workload, setting: Setting) -> int:
+def _filling(tried: Delivered, workload: Workload, seconds: float) -> int:
     least = workload.sessions  # one message on each, or there would be fewer
-    return max(least, min(50_000, round(tried.messages * setting.seconds / tried.wall)))
+    return max(least, min(50_000, round(tried.messages * seconds / tried.wall)))

@@ -103,7 +103,8 @@ def present(wanted: Iterable[Peer]) -> tuple[list[Peer], dict[str, str]]:
 
 def run(given: argparse.Namespace, peers: list[Peer], results: report.Results, folder: Path) -> None:
     begun = time.monotonic()
-    setting = Setting(folder, given.rounds, given.seconds, environment=certificate.write(folder))
+    warm_up = 0.2 if given.quick else 3.0
+    setting = Setting(folder, given.rounds, given.seconds, warm_up, environment=certificate.write(folder))
     with setting.servers:
         steps(given, peers, setting, results)
     results.options["took_seconds"] = round(time.monotonic() - begun)
@@ -155,14 +156,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--workloads", type=names_of(everything), help=", ".join(everything))
     parser.add_argument("--peers", type=names_of(list(PEERS)), default=list(PEERS), help=", ".join(PEERS))
     parser.add_argument("--rounds", type=int, help="interleaved rounds of each workload (7; quick: 3)")
-    parser.add_argument("--seconds", type=float, help="of one round (0.6; quick: 0.15)")
+    parser.add_argument("--seconds", type=float, help="of one round (0.4; quick: 0.15)")
     parser.add_argument("--minutes", type=float, help="no round begins later than this (15; quick: 2)")
     parser.add_argument("--output", type=Path, help="the JSON file; the chart is written beside it")
     given = parser.parse_args()
     given.workloads = given.workloads or [name for name in everything if not (given.quick and name in TOO_LONG)]
     given.whole = not given.quick and given.workloads == everything and given.peers == list(PEERS)
     given.rounds = given.rounds or (3 if given.quick else 7)
-    given.seconds = given.seconds or (0.15 if given.quick else 0.6)
+    given.seconds = given.seconds or (0.15 if given.quick else 0.4)
     given.minutes = given.minutes or (QUICK_MINUTES if given.quick else MINUTES)
     return given
 

@@ -63,7 +63,7 @@ class ListWire:
     def write(self, octets: bytes) -> None:
         self._out += octets
 
-    async def flush(self) -> None:
+    def flush(self) -> None:
         return
 
     def _arrive(self) -> None:
@@ -105,6 +105,9 @@ class ListWire:
 
     def stop(self, reply: Reply) -> None:
         self._stopped = reply
+
+    def ends_with(self, error: BaseException) -> bool:
+        return not isinstance(error, Exception)
 
     @contextlib.asynccontextmanager
     async def time_limit(self, seconds: float) -> AsyncIterator[None]:

@@ -23,7 +23,7 @@ class Reject(Exception):
     enhanced: status code of RFC 3463 ("5.1.1"), sent where enhanced codes are not hidden.
     data: what a failed XOAUTH2 exchange tells the client, as JSON.
 
-    Raises ValueError for a code outside 400-599 or a malformed enhanced code.
+    Raises ValueError for a code outside 400-599 or a malformed enhanced code, TypeError for a text that is no string.
     """
 
     def __init__(
@@ -36,6 +36,8 @@ class Reject(Exception):
     ) -> None:
         if code is not None and not (isinstance(code, int) and 400 <= code <= 599):
             raise ValueError(f"Reject: code must be from 400 to 599, not {code!r}")
+        if text is not None and not isinstance(text, str):
+            raise TypeError(f"Reject: text must be a string, not {type(text).__name__}")
         if enhanced is not None:
             _check_enhanced(enhanced, code)
         super().__init__(code, text)

@@ -37,7 +37,7 @@ class OptionKeywords(TypedDict, total=False):
     sni_options: Mapping[str, Mapping[str, Any]] | None
     sni_callback: Hook | None
     ssl_context: ssl.SSLContext | None
-    handshake_timeout: float
+    handshake_timeout: float | None
     hide_starttls: bool
     allow_insecure_auth: bool
     auth_methods: Sequence[str]
@@ -58,14 +58,14 @@ class OptionKeywords(TypedDict, total=False):
     forbid_unauth_pipelining: bool
     enforce_size: bool
     greet_delay: float
-    socket_timeout: float
-    close_timeout: float
+    socket_timeout: float | None
+    close_timeout: float | None
     handler_timeout: float | None
     max_clients: int | None
     disable_reverse_lookup: bool
     resolver: Resolver | None
     use_proxy: bool | Sequence[str]
-    proxy_timeout: float
+    proxy_timeout: float | None
     ignored_hosts: Sequence[str]
     use_xclient: bool | Sequence[str]
     use_xforward: bool | Sequence[str]

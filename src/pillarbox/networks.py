@@ -11,7 +11,7 @@ def normal_address(address: str) -> str:
 
     Raises ValueError for what is no address.
     """
-    parsed = ip_address(address.partition("%")[0])
+    parsed = ip_address(address.partition("%")[0] if ":" in address else address)
     if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
         parsed = parsed.ipv4_mapped
     return str(parsed)

@@ -27,6 +27,7 @@ VERBS = (
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
 _SECRET = ("key", "key_password", "sni_options")  # a wrong value of these is not shown
+_PEERS = ("use_proxy", "use_xclient", "use_xforward")
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -154,9 +155,9 @@ def positive(name: str, value: Any) -> Any:
     return value
 
 
-def not_negative(name: str, value: float) -> float:
-    """Refuse a number below zero."""
-    if not (math.isfinite(value) and value >= 0):
+def not_negative(name: str, value: float | None) -> float | None:
+    """Refuse a number below zero; None means no limit."""
+    if value is not None and not (math.isfinite(value) and value >= 0):
         wrong(name, f"must be 0 or more, not {value!r}")
     return value
 
@@ -307,8 +308,8 @@ def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
     taken: dict[str, Any] = {}
     for reference, value in mapping.items():
         if reference not in by_reference:
-            hint = likely(reference, [known for known in by_reference if known])
-            raise ConfigurationError(f"unknown option {reference!r}{hint}", reference)
+            hint = likely(str(reference), [known for known in by_reference if known])
+            raise ConfigurationError(f"unknown option {reference!r}{hint}", str(reference))
         name, declaration = by_reference[reference]
         if not _means_default(name, value):
             taken[name] = _converted(name, value, declaration)
@@ -318,8 +319,10 @@ def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
 def _means_default(name: str, value: Any) -> bool:
     if value is False:  # for a switch false is a value of its own
         return not _takes_false(name)
+    if value == math.inf:
+        return not _takes_false(name)
     empty = value is None or (isinstance(value, str | bytes | Sequence | Mapping) and not value)
-    return empty or (isinstance(value, int | float) and value in (0, math.inf))
+    return empty or (isinstance(value, int | float) and value == 0)
 
 
 def _takes_false(name: str) -> bool:
@@ -330,15 +333,15 @@ def _takes_false(name: str) -> bool:
 
 def _converted(name: str, value: Any, declaration: Declaration) -> Any:
     hint = hints().get(name)
-    if hint is bool and isinstance(value, int):
-        return bool(value)
-    if declaration.scale != 1.0 and isinstance(value, int | float):
+    if value == math.inf:  # "no limit", where False says that
+        return False
+    if value == 1 and (hint is bool or name in (*_PEERS, "logger")):
+        return True
+    if declaration.scale != 1.0 and isinstance(value, int | float) and not isinstance(value, bool):
         return value * declaration.scale
     if isinstance(value, float) and value.is_integer():
         return int(value)
-    if isinstance(value, str) and name in ("auth_methods", "disabled_commands", "ignored_hosts"):
-        return [value]
-    if isinstance(value, str) and name in ("use_proxy", "use_xclient", "use_xforward"):
+    if isinstance(value, str) and name in ("auth_methods", "disabled_commands", "ignored_hosts", *_PEERS):
         return [value]
     return value
 

@@ -235,7 +235,7 @@ class Options:
         in_code_only=True,
         check=optioncheck.ssl_context,
     )
-    handshake_timeout: float = _seconds(
+    handshake_timeout: float | None = _seconds(
         30.0, TLS, "How long a TLS handshake may take; then the connection is closed.", reference="handshakeTimeout"
     )
     hide_starttls: bool = _option(
@@ -349,13 +349,13 @@ class Options:
         "Wait so long before the greeting, to catch clients that talk too soon.",
         check=optioncheck.not_negative,
     )
-    socket_timeout: float = _seconds(
+    socket_timeout: float | None = _seconds(
         60.0,
         CONNECTIONS,
         "Silence of the client after which it gets 421 and is closed. Time spent in a handler does not count.",
         reference="socketTimeout",
     )
-    close_timeout: float = _seconds(
+    close_timeout: float | None = _seconds(
         30.0,
         CONNECTIONS,
         "How long `close()` lets running transactions finish before they get 421.",
@@ -399,7 +399,7 @@ class Options:
         reference="useProxy",
         check=optioncheck.networks,
     )
-    proxy_timeout: float = _seconds(5.0, PROXIES, "How long the PROXY header may take to arrive.")
+    proxy_timeout: float | None = _seconds(5.0, PROXIES, "How long the PROXY header may take to arrive.")
     ignored_hosts: Sequence[str] = _option(
         (),
         PROXIES,

@@ -171,11 +171,16 @@ class SMTPServer:
             raise ConfigurationError(
                 f"listen() takes one of port, path, sock and fd, not {' and '.join(given) or 'none'}"
             )
+        if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
+            raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
         listener = self._listener(overrides)
         if fd is not None:
             sock = socket.socket(fileno=fd)
         try:
             server = await self._bind(listener, port, host, path, sock, backlog)
+            if self._closing is not None:  # meanwhile
+                server.close()
+                self._check_open()
         except BaseException:
             self._listeners.remove(listener)
             if sock is not None and fd is not None:
@@ -186,6 +191,10 @@ class SMTPServer:
         self._addresses += bound
         self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
         return bound[0]
+
+    def _check_open(self) -> None:
+        if self._closing is not None:
+            raise RuntimeError("the server is closed")
 
     async def _bind(  # noqa: PLR0917 - the ways that listen() takes
         self,
@@ -211,24 +220,37 @@ class SMTPServer:
         return await loop.create_server(listener, sock=sock, backlog=backlog)
 
     def _listener(self, overrides: OptionKeywords) -> Listener:
-        if self._closing is not None:
-            raise RuntimeError("the server is closed")
+        self._check_open()
         if "close_timeout" in overrides:
             optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
         options = self.options.replace(**overrides) if overrides else self.options
         if self._closed is None:
             self._closed = asyncio.Event()
         # A handler among the overrides is this listener's; the others are the server's as they are now.
-        hooks: dict[str, Any] = {hook: overrides.get(hook) or getattr(self, hook) for hook in HOOKS}
+        hooks: dict[str, Any] = {hook: overrides.get(hook) or self._handler(hook) for hook in HOOKS}
         listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
         self._warn_of_trust(options)
+        self._check_shared_context(options)
         self._listeners.append(listener)
         return listener
+
+    def _handler(self, hook: str) -> Any:
+        """Return a handler as it is now; a default that does nothing by a function that costs nothing."""
+        handler = getattr(self, hook)
+        return _nothing if getattr(handler, "__func__", None) in _IDLE else handler
 
     def _names_for(self, options: Options) -> HostNames:
         """Return the names and their cache that all listeners with this resolver share."""
         resolver = options.resolver or self._dns
         return self._names.setdefault(id(resolver), HostNames(resolver))
+
+    def _check_shared_context(self, options: Options) -> None:
+        """Refuse one context with two maps of server names: a context has one callback, and the last would win."""
+        names = (options.sni_options, options.sni_callback)
+        for other in (listener.options for listener in self._listeners):
+            shared = options.ssl_context is not None and other.ssl_context is options.ssl_context
+            if shared and (other.sni_options, other.sni_callback) != names:
+                optioncheck.wrong("ssl_context", "is shared by listeners with different SNI options: make one for each")
 
     def _warn_of_trust(self, options: Options) -> None:
         for name in ("use_xclient", "use_xforward"):
@@ -244,6 +266,7 @@ class SMTPServer:
         """
         if isinstance(sock, ssl.SSLSocket):
             raise ConfigurationError("serve_socket() takes the plain socket: with secure=True TLS is started here")
+        self._check_open()
         if self._socket_listener is None:
             self._socket_listener = self._listener({})
         sock.setblocking(False)
@@ -310,17 +333,17 @@ class SMTPServer:
             self._closed.set()
 
     async def _end_connections(self) -> None:
-        live = self._connections.all
-        for connection in list(live):
+        live = self._connections
+        live.closing = True
+        for connection in list(live.all):
             connection.shut_down()
-        if live:
-            await asyncio.wait([c.task for c in live], timeout=self.options.close_timeout)
-        for connection in list(live):
+        await live.emptied(self.options.close_timeout)
+        for connection in list(live.all):
             connection.cut_off()
-        if live:
-            await asyncio.wait([c.task for c in live], timeout=sockets.CUT_OFF_TIME)
-        for connection in list(live):
-            connection.task.cancel()
+        await live.emptied(sockets.CUT_OFF_TIME)
+        for connection in list(live.all):
+            connection.abort()
+        await live.emptied(sockets.CUT_OFF_TIME)
 
     async def __aenter__(self) -> Self:
         return self
@@ -375,3 +398,17 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+# The defaults that do nothing.
+_IDLE = (
+    SMTPServer.on_connect,
+    SMTPServer.on_secure,
+    SMTPServer.on_mail_from,
+    SMTPServer.on_rcpt_to,
+    SMTPServer.on_close,
+)

@@ -164,7 +164,7 @@ async def test_enhanced_codes_stand_on_every_line_but_the_greetings() -> None:
         "C: MAIL FROM:<a@b>\nS: 250 2.1.0 Accepted\nC: RCPT TO:<a@b>\nS: 250 2.1.5 Accepted\n"
         "C: DATA\nS: 354 End data with <CR><LF>.<CR><LF>\nC: .\nS: 250 2.6.0 OK: message queued\n"
         "C: FOO\nS: 500 5.5.2 Error: command not recognized\nC: DATA\nS: 503 5.5.1 Error: need MAIL command\n"
-        "C: MAIL FROM:<..>\nS: 501 5.1.7 Error: Bad sender address syntax\n"
+        "C: MAIL FROM:<..>\nS: 501 5.1.3 Error: Bad sender address syntax\n"
         "C: QUIT\nS: 221 2.0.0 Bye\nX",
         hide_enhanced_status_codes=False,
     )

@@ -327,7 +327,7 @@ def test_a_strict_address_is_in_normal_form(argument: str) -> None:
 
 def test_addresses_compare_without_case() -> None:
     assert address_key("User@Example.COM") == address_key("uSER@example.com")
-    assert address_key("STRASSE@x") == address_key("straße@x")
+    assert address_key("strasse@x") != address_key("straße@x")  # two mailboxes: neither may lose the other its mail
     assert address_key("a@x") != address_key("b@x")
 
 

@@ -7,7 +7,7 @@ from logging import DEBUG, ERROR, INFO
 from typing import TYPE_CHECKING, Any, cast
 
 from pillarbox.errors import HandshakeFailed
-from pillarbox.net.wire import TransportWire
+from pillarbox.net.wire import TransportWire, seconds_or_forever
 from pillarbox.networks import normal_address
 from pillarbox.session import Session
 from pillarbox.smtp import proxy, reply
@@ -30,14 +30,45 @@ class Connection(TransportWire):
         self.service = listener.service
         self.counted = False
         self.conversation: Conversation | None = None
+        self.task: asyncio.Task[None] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        if transport.get_extra_info("peername") is None and isinstance(transport.get_extra_info("sockname"), tuple):
+            self._discarding = True  # it is gone already, and without its address nobody could say who it was
+            self._transport.abort()
+            return
+        if self.listener.connections.closing:
+            self._refuse(self.listener.service.shutting_down)
+            return
         if self.listener.tls_first and not self.listener.proxies:
             self._pause()  # a ClientHello that is read before start_tls is lost
         self.session = self._new_session()
         self.listener.opened(self)
         self.task = self._loop.create_task(self._run())
+        self.task.add_done_callback(self._done)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Close a connection that comes too late, without a task of its own."""
+        self._discarding = True
+        if not self.listener.tls_first:
+            self._transport.write(answer)
+        self.close()
+
+    def _done(self, _: object) -> None:
+        if not self._transport.is_closing():  # cancelled before its first step
+            self._last_words(reply.SHUTTING_DOWN)
+            self.close()
+        self._forget()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        super().connection_lost(error)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Leave the server when both are over, the connection and what runs on it."""
+        if self._gone and self.task is not None and self.task.done():
+            self.listener.closed(self)
 
     def _new_session(self) -> Session:
         remote_address, remote_port = _endpoint(self._transport.get_extra_info("peername"))
@@ -65,10 +96,7 @@ class Connection(TransportWire):
             self.service.log.event(ERROR, "error", self.session, "internal error", error=error)
             self._last_words(reply.LOCAL_ERROR_CLOSING)
         finally:
-            try:
-                await self._ended()
-            finally:
-                self.listener.closed(self)
+            await self._ended()
 
     async def _ended(self) -> None:
         """Close, and tell the application what it wants to know of the end."""
@@ -118,7 +146,7 @@ class Connection(TransportWire):
             self.session.client_hostname = names.cached(address) or await names.name_of(address)
 
     async def _read_proxy_header(self) -> None:
-        deadline = self._loop.time() + self.listener.options.proxy_timeout
+        deadline = self._loop.time() + seconds_or_forever(self.listener.options.proxy_timeout)
         try:
             while (header := proxy.parse(self._buffer)) is None:
                 await self._more(max(0.0, deadline - self._loop.time()), None)
@@ -140,8 +168,8 @@ class Connection(TransportWire):
 
     def shut_down(self) -> None:
         """End as soon as the transaction under way, if there is one, is done."""
-        if self.conversation is None:
-            self.task.cancel()
+        if self.conversation is None or self._upgrading:
+            self._cancel()
         else:
             self.conversation.shut_down()
 
@@ -150,7 +178,16 @@ class Connection(TransportWire):
         if self._waiter is not None:
             self.stop(reply.SHUTTING_DOWN)
         else:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self.task is not None:
             self.task.cancel()
+
+    def abort(self) -> None:
+        """Drop what is left."""
+        self._cancel()
+        self._transport.abort()
 
     def _last_words(self, answer: Reply) -> None:
         if not (self._discarding or self._upgrading or (self.conversation is None and self.listener.tls_first)):

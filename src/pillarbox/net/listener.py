@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.logs import EventLog
@@ -25,12 +26,15 @@ class Connections:
     def __init__(self) -> None:
         self.all: set[Connection] = set()
         self.counted = 0
+        self.closing = False
+        self._emptied: asyncio.Event | None = None
         self._interval = 1.0
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, timeout: float) -> None:
+    def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
-        self._interval = min(self._interval, max(0.02, timeout / 16))
+        if timeout is not None:
+            self._interval = min(self._interval, max(0.02, timeout / 16))
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch a connection."""
@@ -44,6 +48,17 @@ class Connections:
         if connection.counted:
             connection.counted = False
             self.counted -= 1
+            connection.listener.counted -= 1
+        if self._emptied is not None and not self.all:
+            self._emptied.set()
+
+    async def emptied(self, seconds: float | None) -> None:
+        """Return when no connection is left, or the time is over."""
+        if self.all:
+            self._emptied = asyncio.Event()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._emptied.wait()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
@@ -65,6 +80,7 @@ class Listener:
     ) -> None:
         self.options = options
         self.overridden = overridden  # the options that are this listener's own
+        self.counted = 0
         self.connections = connections
         self.names = names
         log = EventLog(options.logger, options.component)
@@ -99,11 +115,13 @@ class Listener:
         self.connections.remove(connection)
 
     def admits(self, connection: Connection) -> bool:
-        """Count a connection, unless ``max_clients`` are there."""
+        """Count a connection, unless ``max_clients`` are there: on the listener that has its own limit, or anywhere."""
         limit = self.options.max_clients
-        if limit is not None and self.connections.counted >= limit:
+        there = self.counted if "max_clients" in self.overridden else self.connections.counted
+        if limit is not None and there >= limit:
             return False
         self.connections.counted += 1
+        self.counted += 1
         connection.counted = True
         return True
 

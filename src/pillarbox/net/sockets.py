@@ -46,8 +46,10 @@ class UnixPath:
             probe.settimeout(1.0)
             try:
                 probe.connect(self.path)
-            except OSError:
-                return
+            except (ConnectionRefusedError, FileNotFoundError):
+                return  # nobody is behind it any more
+            except OSError:  # its backlog is full, or it is of another kind: somebody is
+                pass
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), self.path)
 
     def note(self) -> None:

@@ -34,6 +34,14 @@ LINE_END_TIME = 1.0
 LINGER_TIME = 1.0
 # How long the closing handshake of TLS, or a last reply to a client that does not read, may take.
 CLOSING_TIME = 2.0
+# So many replies may wait for the input that came with theirs to be answered.
+MAX_UNSENT = 256
+FOREVER = 10 * 365 * 86400.0  # seconds
+
+
+def seconds_or_forever(timeout: float | None) -> float:
+    """Return a time-out as event loops take it, where None would mean their own default."""
+    return FOREVER if timeout is None else timeout
 
 
 class TransportWire(asyncio.Protocol):
@@ -64,7 +72,7 @@ class TransportWire(asyncio.Protocol):
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
-        self._silence = listener.options.socket_timeout
+        self._silence = seconds_or_forever(listener.options.socket_timeout)
         self._loop = loop
         self._buffer = b""  # empty when all is read, so that an idle connection holds none
         self._at = 0  # what comes before is read
@@ -120,22 +128,24 @@ class TransportWire(asyncio.Protocol):
         if waiter is None or waiter.done():
             return
         self.deadline = 0.0
-        if self._limit is not None:
-            self._limit.resume()
         if problem is None:
             waiter.set_result(None)
         else:
             waiter.set_exception(problem)
 
     def expire(self) -> None:
-        """End the wait that has passed its deadline."""
-        self._wake(ConnectionEnded("the client was silent for too long", self._expiry))
+        """End the wait that has passed its deadline, and every later one."""
+        self._ending = ConnectionEnded("the client was silent for too long", self._expiry)
+        self._wake(self._ending)
 
     def _wait(self, seconds: float) -> asyncio.Future[None]:
+        if self._waiter is not None and not self._waiter.done():  # a task that on_data left behind
+            self._waiter.set_exception(RuntimeError("the message was read after on_data returned"))
         self._waiter = waiter = self._loop.create_future()
         self.deadline = self._loop.time() + seconds
         if self._limit is not None:
             self._limit.pause()  # the client's time is not the handler's
+            waiter.add_done_callback(self._limit.resume)
         return waiter
 
     def _more(self, seconds: float, expiry: Reply | None = reply.TIMEOUT) -> Awaitable[None]:
@@ -143,7 +153,7 @@ class TransportWire(asyncio.Protocol):
         if self._ending is not None:
             raise self._ending
         if self._out:
-            self._send()
+            self.flush()
         if self._write_blocked:
             return self._more_when_written(seconds, expiry)
         if self._eof or self._gone:
@@ -155,7 +165,7 @@ class TransportWire(asyncio.Protocol):
 
     async def _more_when_written(self, seconds: float, expiry: Reply | None) -> None:
         """Wait for input from a client that has first to read what it was told."""
-        await self.flush()
+        await self._written()
         await self._more(seconds, expiry)
 
     # --- The wire
@@ -163,15 +173,16 @@ class TransportWire(asyncio.Protocol):
     def write(self, octets: bytes) -> None:
         self._out.append(octets)
 
-    def _send(self) -> None:
-        octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
-        self._out.clear()
-        if not self._gone:
-            self._transport.write(octets)
-
-    async def flush(self) -> None:
+    def flush(self) -> None:
         if self._out:
-            self._send()
+            octets = self._out[0] if len(self._out) == 1 else b"".join(self._out)
+            self._out.clear()
+            if not self._gone:
+                self._transport.write(octets)
+
+    async def _written(self) -> None:
+        """Send what was written, and return when the client has taken it."""
+        self.flush()
         while self._write_blocked:
             self._expiry = None
             await self._wait(self._silence)
@@ -181,6 +192,8 @@ class TransportWire(asyncio.Protocol):
             buffer, at = self._buffer, self._at
             end = buffer.find(b"\n", at) + 1
             if end and (end - at <= MAX_AUTH_LINE or end - at <= limit):
+                if len(self._out) > MAX_UNSENT:
+                    await self._written()  # a client that asks much and reads nothing is not served on
                 if end < len(buffer):
                     self._at = end
                     return buffer[at:end]
@@ -235,6 +248,12 @@ class TransportWire(asyncio.Protocol):
         self._ending = ConnectionEnded("the server closes", answer)
         self._wake(self._ending)
 
+    def ends_with(self, error: BaseException) -> bool:
+        if isinstance(error, asyncio.CancelledError):  # else a handler awaited something that was cancelled
+            task = asyncio.current_task()
+            return task is None or task.cancelling() > 0
+        return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
     def time_limit(self, seconds: float) -> _TimeLimit:
         return _TimeLimit(self, seconds)
 
@@ -251,13 +270,11 @@ class TransportWire(asyncio.Protocol):
     async def start_tls(self) -> TLSInfo:
         if not self._paused:
             self._pause()  # before the 220 leaves: a ClientHello that is read before start_tls is lost
-        if self._out:
-            self._send()
+        self.flush()
         early = self._take()  # behind a PROXY header the ClientHello may be here already
         try:
             transport = await self._upgraded(early)
         except OSError as error:
-            self._gone = True  # the event loop has closed it
             reason = getattr(error, "reason", None) or str(error) or type(error).__name__
             self.failure = HandshakeFailed(f"TLS handshake failed: {reason}")
             self.failure.__cause__ = error
@@ -274,13 +291,17 @@ class TransportWire(asyncio.Protocol):
             self,
             self.listener.tls.context,
             server_side=True,
-            ssl_handshake_timeout=options.handshake_timeout,
+            ssl_handshake_timeout=seconds_or_forever(options.handshake_timeout),
             ssl_shutdown_timeout=CLOSING_TIME,
         )
         try:
             transport = await (self._fed(handshake, early) if early else handshake)
+        except BaseException:
+            self._gone = True  # the event loop has closed it, and tells only the TLS protocol
+            raise
         finally:
-            self._upgrading = self._paused = False
+            self._paused = False
+        self._upgrading = False
         if transport is None:
             raise ConnectionResetError("the client closed the connection")
         return transport
@@ -309,13 +330,12 @@ class TransportWire(asyncio.Protocol):
 
     async def linger(self) -> None:
         """Let the last reply arrive: closing with unread input makes a reset that may overtake it."""
-        if self._out:
-            self._send()
-        if not self.pending():
+        self.flush()
+        if self._gone or self._transport.is_closing() or not self.pending():
             return
         self._discarding = True
         self._buffer, self._at = b"", 0
-        with contextlib.suppress(OSError, NotImplementedError):
+        with contextlib.suppress(OSError, NotImplementedError, RuntimeError):
             if not self._under_tls:
                 self._transport.write_eof()
             if self._paused:
@@ -325,8 +345,7 @@ class TransportWire(asyncio.Protocol):
 
     def close(self) -> None:
         """Close the connection; what was written still leaves, if the client takes it."""
-        if self._out:
-            self._send()
+        self.flush()
         transport = self._transport
         if transport.get_write_buffer_size():
             self._loop.call_later(CLOSING_TIME, transport.abort)
@@ -359,6 +378,6 @@ class _TimeLimit:
             self._left = when - asyncio.get_running_loop().time()
             self._timeout.reschedule(None)
 
-    def resume(self) -> None:
-        if not self._timeout.expired():
+    def resume(self, _: object) -> None:
+        if self._connection._limit is self and not self._timeout.expired():  # noqa: SLF001
             self._timeout.reschedule(asyncio.get_running_loop().time() + self._left)

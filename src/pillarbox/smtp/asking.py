@@ -57,16 +57,26 @@ class Asking:
         try:
             # One coroutine for the call and what it may raise: each further layer would cost every command 0.3 µs.
             answer = self.service.hooks[rule.hook](*arguments)
-            if answer is not None and hasattr(answer, "__await__"):
+            while answer is not None and hasattr(answer, "__await__"):  # also what an `async def` without await returns
                 answer = await (answer if self._time_limit is None else self._in_time(answer))
+            if answer is not None and isinstance(
+                answer, Reject
+            ):  # returned where it was to be raised: it must never accept
+                raise answer
         except Reject as reject:
             raise Refused(self._refusal(reject, rule)) from reject
         except (Refused, ConnectionEnded):
             raise
-        except Exception as error:  # whatever it is, the client gets a reply and the log the traceback
-            await self.report(error)
+        except BaseException as error:
+            await self._failed(error)
             raise Refused(rule.failure) from error
         return answer
+
+    async def _failed(self, error: BaseException) -> None:
+        """Report a handler's failure, whatever it raised; what ends the connection or the program goes on up."""
+        if self.wire.ends_with(error):
+            raise error
+        await self.report(error)
 
     async def _in_time(self, answer: Awaitable[Any]) -> Any:
         seconds = self._time_limit
@@ -77,8 +87,8 @@ class Asking:
 
     async def _tell(self, hook: str, *arguments: object) -> None:
         answer = self.service.hooks[hook](*arguments)
-        if hasattr(answer, "__await__"):
-            await self._in_time(answer)
+        while hasattr(answer, "__await__"):
+            answer = await self._in_time(answer)
 
     async def report(self, error: BaseException) -> None:
         """Tell ``on_error``; a failure of that is logged."""
@@ -105,7 +115,7 @@ class Asking:
         # command in the mail transaction, in the order that the RCPT commands were issued."
         for entry in await self._for_each_recipient(answer):
             if hasattr(entry, "__await__"):
-                await self.wire.flush()  # those before are known and need not wait
+                self.wire.flush()  # those before are known and need not wait
             yield await self.message_reply(entry)
 
     async def _for_each_recipient(self, answer: object) -> list[object]:
@@ -120,14 +130,16 @@ class Asking:
     async def message_reply(self, answer: object) -> Reply:
         """Return the reply that one answer of ``on_data`` means."""
         try:
-            if isawaitable(answer):
+            while isawaitable(answer):
                 answer = await self._in_time(answer)
+            if isinstance(answer, BaseException):  # as asyncio.gather returns it
+                raise answer
         except (Reject, Refused) as refusal:
             answer = refusal
         except ConnectionEnded:
             raise
-        except Exception as error:  # noqa: BLE001 - as for every hook
-            await self.report(error)
+        except BaseException as error:  # noqa: BLE001 - as for every hook
+            await self._failed(error)
             return reply.LOCAL_ERROR
         return self._reply_for(answer)
 
@@ -159,9 +171,16 @@ class Asking:
             problem = "on_auth returned a dict: return the user itself, or raise Reject"
             self.service.log.event(WARNING, "error", self.session, problem)
             raise Refused(reply.AUTH_FAILED_HERE)
-        if not user:
+        if not await self._is_true(user, rule):
             raise Reject(rule.refusal.code, rule.refusal.text, enhanced=rule.refusal.enhanced)
         return request.username if user is True else user
+
+    async def _is_true(self, user: object, rule: Rule) -> bool:
+        try:
+            return bool(user)
+        except Exception as error:
+            await self.report(error)
+            raise Refused(rule.failure) from error
 
     async def vouched_user(self, login: str) -> object:
         """Return the user that XCLIENT's LOGIN names; raises Refused."""
@@ -197,6 +216,8 @@ class _Exchange:
         if len(line) > MAX_AUTH_LINE:
             raise Refused(reply.LINE_TOO_LONG)
         asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
+        if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
+            raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
         return asking.service.stripped(line)
 
     async def verify(self, request: AuthRequest) -> object:

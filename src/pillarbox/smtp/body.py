@@ -27,7 +27,7 @@ class DataDecoder:
     or LF (where ``bare_newline`` is "reject") or a NUL; the data still has to be read to its end.
     """
 
-    __slots__ = ("_bare_newline", "_carry", "_skip", "finished", "flaw", "rest")
+    __slots__ = ("_bare_newline", "_carry", "_skip", "bare", "finished", "flaw", "rest")
 
     def __init__(self, bare_newline: Literal["normalize", "reject", "accept"] = "normalize") -> None:
         self._bare_newline = bare_newline
@@ -37,6 +37,7 @@ class DataDecoder:
         self.finished = False
         self.rest = b""
         self.flaw: Reply | None = None
+        self.bare = False  # a bare CR or LF was refused: the connection is closed too
 
     def feed(self, block: bytes) -> bytes:
         """Decode the next octets; return what of the message they complete, maybe nothing."""
@@ -65,6 +66,7 @@ class DataDecoder:
             self.flaw = self.flaw or NUL_IN_DATA
         if _has_bare_newline(data):
             if self._bare_newline == "reject":
+                self.bare = True
                 self.flaw = self.flaw or BARE_NEWLINE_IN_DATA
             return _normalized(data)
         return data

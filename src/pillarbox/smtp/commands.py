@@ -106,16 +106,20 @@ async def data(c: Conversation, argument: str) -> None:
         raise Refused(reply.syntax("DATA"))
     service = c.service
     c.reply(reply.START_DATA)
-    await c.wire.flush()  # the client need not wait until the handler reads
+    c.wire.flush()  # the client need not wait until the handler reads
     too_large = service.too_large if service.options.enforce_size else None
-    stream = MessageStream(c.wire, DataDecoder(service.options.bare_newline), service.options.size, too_large)
+    decoder = DataDecoder(service.options.bare_newline)
+    stream = MessageStream(c.wire, decoder, service.options.size, too_large)
     try:
         answer = await c.asking.ask(ON_DATA, stream, c.session)
     except Refused as refused:
         answer = refused
+    stream.close()
     if not stream.finished:
         await stream.drain()
     await _answer_message(c, stream, answer)
+    if decoder.bare:
+        raise ConnectionEnded("a bare CR or LF in the message")
 
 
 async def _answer_message(c: Conversation, stream: MessageStream, answer: object) -> None:
@@ -133,8 +137,7 @@ async def _answer_message(c: Conversation, stream: MessageStream, answer: object
     c.reset()
     if closes or last.code == 421:
         raise ConnectionEnded("closed by the reply")
-    if stream.refusal is not None and stream.refusal.text == reply.BARE_NEWLINE_IN_DATA.text:
-        raise ConnectionEnded("a bare CR or LF in the message")
+    c.wire.flush()  # the client need not wait for what it sent behind the message: it would send that again
 
 
 def _log_message(c: Conversation, stream: MessageStream, last: Reply) -> None:

@@ -129,6 +129,8 @@ class Conversation:
         command = self._commands.get(verb) or self._commands.get(verb.upper())
         if self.secure_refusal is not None and octets.upper() != b"QUIT":
             raise ConnectionEnded("on_secure refused", self.secure_refusal)
+        if command is None and _HTTP.match(octets):
+            raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
             self.reply(reply.LINE_TOO_LONG)
             return None, b""
@@ -164,8 +166,6 @@ class Conversation:
     def _not_recognized(self, octets: bytes) -> None:
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
-        if _HTTP.match(octets):
-            raise ConnectionEnded("an HTTP request", reply.HTTP)
         if not (self.phase | self.service.waived) & AUTH:
             self._count_unauthenticated(None)
         self.unrecognized += 1

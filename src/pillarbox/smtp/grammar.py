@@ -212,8 +212,8 @@ def _parse_host(text: str, lenient: bool) -> str:
 
 
 def address_key(address: str) -> str:
-    """Return what two addresses have in common that differ in case only."""
-    return address.casefold()
+    """Return what two addresses have in common that differ in case only (not casefold: "ß" and "ss" are two)."""
+    return address.lower()
 
 
 # --------------------------------------------------------------------------------------------------------

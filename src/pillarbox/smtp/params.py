@@ -81,10 +81,10 @@ def _size(asked: Asked, value: str) -> None:
 
 
 def _body(asked: Asked, value: str) -> None:
-    body = value.lower()
-    if body == "8bitmime":
+    body = _upper(value)
+    if body == "8BITMIME":
         asked.envelope.body_type = "8bitmime"
-    elif body != "7bit":
+    elif body != "7BIT":
         raise Refused(Reply(501, "5.5.4", "Error: BODY must be 7BIT or 8BITMIME"))
 
 
@@ -106,7 +106,7 @@ def _auth(_: Asked, value: str) -> None:
 
 
 def _ret(asked: Asked, value: str) -> None:
-    asked.envelope.dsn.ret = _one_of_ret(value.upper())
+    asked.envelope.dsn.ret = _one_of_ret(_upper(value))
 
 
 def _one_of_ret(value: str) -> Literal["FULL", "HDRS"]:
@@ -123,7 +123,7 @@ def _envid(asked: Asked, value: str) -> None:
 
 def _notify(asked: Asked, value: str) -> None:
     # RFC 3461 4.1: 'notify-esmtp-value = "NEVER" / 1#notify-list-element'.
-    wishes = tuple(value.upper().split(","))
+    wishes = tuple(_upper(value).split(","))
     known = all(wish in ("NEVER", "SUCCESS", "FAILURE", "DELAY") for wish in wishes)
     if not known or ("NEVER" in wishes and len(wishes) > 1) or len(set(wishes)) != len(wishes):
         raise Refused(Reply(501, "5.5.4", "Error: NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
@@ -138,6 +138,11 @@ def _orcpt(asked: Asked, value: str) -> None:
         raise Refused(Reply(501, "5.5.4", "Error: ORCPT must be type;address"))
     if isinstance(asked.address, Recipient):
         asked.address.dsn.orcpt = (kind.lower(), _xtext(address, "ORCPT"))
+
+
+def _upper(value: str) -> str:
+    """Return a keyword in upper case; ASCII only, or "ſ" would pass for "S"."""
+    return value.upper() if value.isascii() else value
 
 
 def _xtext(value: str, keyword: str) -> str:

@@ -136,7 +136,7 @@ TLS_ACTIVE = Reply(503, "5.5.1", "Error: TLS already active")
 NO_IDENTITY_CHANGES = Reply(503, "5.5.1", "Error: No identity changes permitted")
 NEED_TLS_FOR_AUTH = Reply(538, "5.7.11", "Error: Must issue a STARTTLS command first")
 
-BAD_SENDER = Reply(501, "5.1.7", "Error: Bad sender address syntax")
+BAD_SENDER = Reply(501, "5.1.3", "Error: Bad sender address syntax")
 BAD_RECIPIENT = Reply(501, "5.1.3", "Error: Bad recipient address syntax")
 # RFC 6531 3.5: "550" or "553" with "5.6.7" where a non-ASCII address comes without SMTPUTF8.
 NEED_SMTPUTF8 = Reply(553, "5.6.7", "Error: a non-ASCII address needs the SMTPUTF8 parameter")

@@ -51,6 +51,7 @@ class Service:
         protocol = "LMTP" if o.lmtp else "ESMTP"
         # RFC 2034 4: the greeting and the HELO/EHLO reply carry no enhanced code.
         self.greeting = encode(220, f"{o.name} {protocol} {o.banner}".rstrip())
+        self.shutting_down = reply.SHUTTING_DOWN.coded if self.codes else reply.SHUTTING_DOWN.plain
         self.too_soon = Reply(421, "4.7.0", f"{o.name} You talk too soon")
         self.too_many_clients = Reply(421, "4.3.2", f"{o.name} Too many connected clients, try again in a moment")
         self.missing = (

@@ -23,7 +23,17 @@ class MessageStream:
     MessageTooLarge past ``size`` (unless ``enforce_size`` is off), and Reject for content that is refused.
     """
 
-    __slots__ = ("_decoder", "_limit", "_spare", "_too_large", "_wire", "byte_length", "refusal", "size_exceeded")
+    __slots__ = (
+        "_closed",
+        "_decoder",
+        "_limit",
+        "_spare",
+        "_too_large",
+        "_wire",
+        "byte_length",
+        "refusal",
+        "size_exceeded",
+    )
 
     def __init__(
         self, wire: Wire, decoder: DataDecoder, limit: int | None = None, too_large: Reply | None = None
@@ -36,6 +46,7 @@ class MessageStream:
         self.byte_length = 0
         self.size_exceeded = False
         self.refusal: Reject | None = None
+        self._closed = False
 
     def __aiter__(self) -> MessageStream:
         return self
@@ -54,13 +65,28 @@ class MessageStream:
     async def read(self, n: int = -1) -> bytes:
         """Return at most ``n`` octets, b"" at the end; without ``n`` all that is left. Raises what iterating raises."""
         if n < 0:
-            return b"".join([block async for block in self])
+            return await self._all()
         if n == 0:
             return b""
         block = await self._block()
         self._spare = block[n:]
         self.byte_length -= len(self._spare)
         return block[:n]
+
+    async def _all(self) -> bytes:
+        blocks = []
+        try:
+            async for block in self:
+                blocks.append(block)  # noqa: PERF401 - what was read must outlive a cancellation
+        except BaseException:  # a time-out of the handler's own, say: the next read has it again
+            self._spare = b"".join(blocks) + self._spare
+            self.byte_length -= sum(map(len, blocks))
+            raise
+        return b"".join(blocks)
+
+    def close(self) -> None:
+        """Let every later read raise RuntimeError: the handler has returned, and what it left is dropped."""
+        self._closed = True
 
     async def message(self) -> EmailMessage:
         """Read the message and return it parsed (``email.policy.default``). Raises what iterating raises."""
@@ -84,6 +110,8 @@ class MessageStream:
                 continue
 
     async def _block(self) -> bytes:
+        if self._closed:
+            raise RuntimeError("the message was read after on_data returned")
         if self._spare:
             block, self._spare = self._spare, b""
             self.byte_length += len(block)

@@ -31,7 +31,7 @@ class Wire(Protocol):
     def write(self, octets: bytes) -> None:
         """Send; what is written before the next read leaves together."""
 
-    async def flush(self) -> None:
+    def flush(self) -> None:
         """Send what was written now, without waiting for the next read."""
 
     async def read_line(self, limit: int) -> bytes:
@@ -61,6 +61,10 @@ class Wire(Protocol):
 
     def stop(self, reply: Reply) -> None:
         """Let the read that waits, or the next one, raise ConnectionEnded with this reply."""
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether this ends the connection or the program, and is no failure of the handler that it came from."""
+        ...
 
     def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """Raise TimeoutError in the block when it has run so long, not counting waits for the client."""

@@ -49,7 +49,7 @@ def _value(name: str, raw: str) -> str:
         value = decode_xtext(raw)
     except GrammarError as problem:
         raise Refused(BAD_ATTRIBUTES) from problem
-    if value.upper() in _UNKNOWN:
+    if value.isascii() and value.upper() in _UNKNOWN:
         return ""
     check = _CHECKS.get(name)
     return value if check is None else check(value)
@@ -70,7 +70,7 @@ def _port(value: str) -> str:
 
 
 def _proto(value: str) -> str:
-    if value.upper() not in ("SMTP", "ESMTP", "LMTP"):
+    if not value.isascii() or value.upper() not in ("SMTP", "ESMTP", "LMTP"):
         raise Refused(BAD_ATTRIBUTES)
     return value.upper()
 
