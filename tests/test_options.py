@@ -106,6 +106,31 @@ def test_a_misspelt_reference_name_is_an_error() -> None:
         Options.from_camel_case({"soketTimeout": 1})
 
 
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"maxAllowedUnauthenticatedCommands": math.inf}, "max_allowed_unauthenticated_commands", False),
+        ({"useXClient": 1}, "use_xclient", True),
+        ({"useXForward": 1}, "use_xforward", True),
+        ({"useProxy": 1}, "use_proxy", True),
+        ({"logger": 1}, "logger", True),
+    ],
+)
+def test_the_reference_truths(given: dict[str, Any], name: str, value: object) -> None:
+    assert getattr(Options.from_camel_case(given), name) is value
+
+
+@pytest.mark.parametrize("given", [{"socketTimeout": True}, {1: True}, {None: 5}, {b"size": 5}])
+def test_what_no_reference_name_takes(given: dict[Any, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Options.from_camel_case(given)
+
+
+@pytest.mark.parametrize("name", ["socket_timeout", "close_timeout", "handshake_timeout", "proxy_timeout"])
+def test_none_is_no_limit(name: str) -> None:
+    assert getattr(SMTPServer({name: None}).options, name) is None
+
+
 REFERENCE_NAMES = """
 name banner heloResponse size hideSize lmtp logger component secure needsUpgrade secured key cert ca
 ciphers requestCert rejectUnauthorized sniOptions SNICallback hideSTARTTLS allowInsecureAuth

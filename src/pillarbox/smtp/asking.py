@@ -57,12 +57,11 @@ class Asking:
         try:
             # One coroutine for the call and what it may raise: each further layer would cost every command 0.3 µs.
             answer = self.service.hooks[rule.hook](*arguments)
-            while answer is not None and hasattr(answer, "__await__"):  # also what an `async def` without await returns
+            # "while": what an `async def` returned without awaiting it must not pass for a true answer.
+            while answer is not None and hasattr(answer, "__await__"):
                 answer = await (answer if self._time_limit is None else self._in_time(answer))
-            if answer is not None and isinstance(
-                answer, Reject
-            ):  # returned where it was to be raised: it must never accept
-                raise answer
+            if answer is not None and isinstance(answer, Reject):
+                raise answer  # nor may one that was returned where it was to be raised
         except Reject as reject:
             raise Refused(self._refusal(reject, rule)) from reject
         except (Refused, ConnectionEnded):
