@@ -28,14 +28,14 @@ _WORDS = (
 
 def _base64() -> Iterator[bytes]:
     """What most large mail is: 76 characters a line, no dot."""
-    source = random.Random(5321)  # noqa: S311 - nothing secret
+    source = random.Random(5321)
     while True:
         yield base64.b64encode(source.randbytes(57))
 
 
 def _prose() -> Iterator[bytes]:
     """A dot now and then, seldom at the start of a line."""
-    source = random.Random(2920)  # noqa: S311
+    source = random.Random(2920)
     while True:
         line = b""
         while len(line) < 66:

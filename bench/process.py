@@ -37,7 +37,7 @@ def started(command: Sequence[str], core: int, **options: Any) -> Iterator[subpr
     """Start a program on one core; it is ended, and waited for, at the end of the block."""
     os.sched_setaffinity(0, {core})  # inherited from the start: Go counts its cores once
     try:
-        process = subprocess.Popen([*_WITH_US, *command], text=True, **options)  # noqa: S603 - our own commands
+        process = subprocess.Popen([*_WITH_US, *command], text=True, **options)
     finally:
         os.sched_setaffinity(0, {LOAD_CORE})
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -14,6 +15,9 @@ from growth import Curve
 from peers import ASYNCIO, OURS
 from rounds import Figure
 from workloads import WORKLOADS
+
+# A list of numbers alone, which is read better on one line.
+_NUMBERS = re.compile(r"\[[-\d.,\s]+\]")
 
 
 @dataclass
@@ -105,7 +109,7 @@ def ran_on(results: Results) -> str:
     machine = results.machine
     lines = [f"{name.replace('_', ' ')}: {value}" for name, value in machine.items() if name != "versions"]
     versions = machine["versions"]
-    assert isinstance(versions, dict)  # noqa: S101 - made in machine.py
+    assert isinstance(versions, dict)
     lines += [f"  {peer}: {version}" for peer, version in versions.items()]
     lines += [f"  {peer} is left out: {reason}" for peer, reason in results.left_out.items()]
     return "\n".join(lines)
@@ -144,7 +148,8 @@ def write(results: Results, file: Path) -> None:
         "growth": [asdict(curve) for curve in results.curves],
     }
     file.parent.mkdir(exist_ok=True)
-    file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    laid_out = json.dumps(found, indent=1, ensure_ascii=False)
+    file.write_text(_NUMBERS.sub(lambda found: " ".join(found[0].split()), laid_out) + "\n", encoding="utf-8")
 
 
 def _figure(figure: Figure) -> dict[str, object]:

@@ -12,7 +12,6 @@ from typing import Any
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
-
 from servers.setting import CERTIFICATE, KEY, LOOPS
 
 

@@ -12,8 +12,9 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
 from servers.setting import CERTIFICATE, KEY, LOOPS
+
+from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
 
 if TYPE_CHECKING:
     from pillarbox.keywords import OptionKeywords

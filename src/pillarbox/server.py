@@ -319,6 +319,10 @@ class SMTPServer:
         await asyncio.shield(self._closing)
 
     async def _close(self) -> None:
+        self._connections.closing = True
+        for server in self._servers:
+            sockets.stop_accepting(server)
+        await _turns()
         for server in self._servers:
             server.close()
         for unix in self._unix_sockets:
@@ -334,7 +338,6 @@ class SMTPServer:
 
     async def _end_connections(self) -> None:
         live = self._connections
-        live.closing = True
         for connection in list(live.all):
             connection.shut_down()
         await live.emptied(self.options.close_timeout)
@@ -344,6 +347,7 @@ class SMTPServer:
         for connection in list(live.all):
             connection.abort()
         await live.emptied(sockets.CUT_OFF_TIME)
+        await _turns()
 
     async def __aenter__(self) -> Self:
         return self
@@ -389,6 +393,12 @@ class SMTPServer:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, drain, number)
         await self.serve_forever()
+
+
+async def _turns() -> None:
+    """Let the event loop finish what takes it some turns: to hand over an accepted socket, to close one."""
+    for _ in range(4):
+        await asyncio.sleep(0)
 
 
 def _loop_factory() -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import os
 import socket
 import ssl
 import struct
@@ -51,6 +50,7 @@ async def test_no_connection_outlives_close(secure: bool) -> None:
         for number in range(ROUNDS):
             server = SMTPServer(**BASE, secure=secure, close_timeout=1)
             address = await server.listen(0, "127.0.0.1")
+            assert isinstance(address, tuple)
             clients = [socket.create_connection(address, timeout=TIMEOUT) for _ in range(5)]
             for _ in range(number % 4):
                 await asyncio.sleep(0)
@@ -231,13 +231,13 @@ async def test_a_busy_servers_path_is_not_taken() -> None:
                 waiting = open_sockets.enter_context(socket.socket(socket.AF_UNIX))
                 waiting.setblocking(False)
                 waiting.connect(path)
-        inode = os.stat(path).st_ino
+        inode = Path(path).stat().st_ino
         async with SMTPServer(**BASE) as server:
             with pytest.raises(OSError, match="in use") as raised:
                 await server.listen(path=path)
             assert raised.value.errno == errno.EADDRINUSE
             assert server.addresses == []
-        assert os.stat(path).st_ino == inode
+        assert Path(path).stat().st_ino == inode
 
 
 async def test_one_context_does_not_serve_two_maps_of_names() -> None:

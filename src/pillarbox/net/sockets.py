@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -26,6 +27,17 @@ def display(address: tuple[str, int] | str) -> str:
         return f"unix:{address}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def stop_accepting(server: asyncio.Server) -> None:
+    """Accept nothing more, but let what was accepted reach its connection.
+
+    asyncio forgets, and so never closes, a socket that it accepted but has not handed over when its server is closed.
+    """
+    loop = server.get_loop()
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        for sock in server.sockets:
+            loop.remove_reader(sock.fileno())
 
 
 class UnixPath:

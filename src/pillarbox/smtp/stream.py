@@ -92,12 +92,9 @@ class MessageStream:
         """Read the message and return it parsed (``email.policy.default``). Raises what iterating raises."""
         from email import policy
         from email.message import EmailMessage
-        from email.parser import BytesFeedParser
+        from email.parser import BytesParser
 
-        parser = BytesFeedParser(EmailMessage, policy=policy.default)
-        async for block in self:
-            parser.feed(block)
-        return parser.close()
+        return BytesParser(EmailMessage, policy=policy.default).parsebytes(await self.read())
 
     async def drain(self) -> None:
         """Read what is left to the true end of data and drop it; raises only ConnectionError."""
