@@ -23,6 +23,7 @@ ORDER = [
     "smtp",
     "logs",
     "trace",
+    "handlers",
     "net",
     "server",
 ]

@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 from pillarbox import Options, Session, TLSInfo
+from pillarbox.handlers import HOOKS
 from pillarbox.logs import EventLog
-from pillarbox.server import HOOKS, SMTPServer
+from pillarbox.server import SMTPServer
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.service import Service
@@ -158,7 +159,7 @@ class Replay:
         self.session = session or Session(remote_address="192.0.2.1", remote_port=4000)
         server = SMTPServer(**options)
         self.options: Options = server.options
-        hooks = {hook: getattr(server, hook) for hook in HOOKS}
+        hooks = {hook: server.handler(hook) for hook in HOOKS}
         if server.options.on_data is None:
             hooks["on_data"] = self._keep
         self.session.lmtp = server.options.lmtp

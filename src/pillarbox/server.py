@@ -9,45 +9,32 @@ import socket
 import ssl
 import sys
 import threading
-from logging import ERROR, INFO, WARNING
+from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import optioncheck
-from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed, Reject
+from pillarbox.errors import ConfigurationError
+from pillarbox.handlers import HOOKS, Handlers
 from pillarbox.logs import EventLog
 from pillarbox.net import sockets
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.net.listener import Connections, Listener
 from pillarbox.net.tls import TLSContexts
-from pillarbox.options import HANDLERS, Options, declarations
+from pillarbox.options import Options
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Mapping
+    from collections.abc import Mapping
     from types import TracebackType
     from typing import Self, Unpack
 
     from pillarbox.keywords import OptionKeywords
-    from pillarbox.session import Address, Recipient, Session, TLSInfo
-    from pillarbox.smtp.sasl import AuthRequest
-    from pillarbox.smtp.stream import MessageStream
+    from pillarbox.session import Session
 
-HOOKS = tuple(name for name, declaration in declarations().items() if declaration.section == HANDLERS)
 # What update_secure_context may change: key, certificate and the map of server names.
 _RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
 
 
-class _Nothing:
-    """What the default handlers return, so that an override may say ``await super().on_rcpt_to(…)`` or leave it out."""
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-_NOTHING = _Nothing()
-
-
-class SMTPServer:
+class SMTPServer(Handlers):
     """An SMTP or LMTP server; the options are keywords, the handlers options or methods of a subclass.
 
     options: an ``Options`` or a mapping of Python names; keywords override it. Raises ConfigurationError for a
@@ -78,70 +65,6 @@ class SMTPServer:
         self._names: dict[int, HostNames] = {}
         self._closed: asyncio.Event | None = None
         self._closing: asyncio.Task[None] | None = None
-
-    # --- Handlers: what happens where the application says nothing
-
-    def on_connect(self, session: Session) -> Any:
-        """Let a client in, before the greeting.
-
-        ``Reject`` (default 554) is sent and the connection closed; any other exception: 421 and closed.
-        """
-        return _NOTHING
-
-    def on_secure(self, tls: TLSInfo, session: Session) -> Any:
-        """Let a client go on after a TLS handshake; not called with ``secured``.
-
-        ``Reject`` (default 554) closes: in place of the greeting, after STARTTLS as the answer to the next command.
-        Any other exception: 421 and closed.
-        """
-        return _NOTHING
-
-    def on_auth(self, auth: AuthRequest, session: Session) -> Any:
-        """Return the user to accept a credential (RFC 4954). Default: all fail.
-
-        Any true value becomes ``session.user``, and True keeps the user name that was sent. None, False or ``Reject``
-        is 535, any other exception or a dict 454.
-        """
-        raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
-
-    def on_mail_from(self, address: Address, session: Session) -> Any:
-        """Accept a sender (RFC 5321 4.1.1.2); ``address.address`` is "" for the null sender.
-
-        ``Reject``: 550 by default; any other exception: 451. MAIL's parameters are on the envelope, the sender not yet.
-        """
-        return _NOTHING
-
-    def on_rcpt_to(self, address: Recipient, session: Session) -> Any:
-        """Accept a recipient (RFC 5321 4.1.1.3); it joins the envelope when this returns.
-
-        ``Reject``: 550 by default; any other exception: 451.
-        """
-        return _NOTHING
-
-    async def on_data(self, stream: MessageStream, session: Session) -> Any:
-        """Take a message (RFC 5321 4.1.1.4). Default: it is read and discarded.
-
-        Return the text of the 250 reply or None, when the message is safe; in LMTP also a list, one for each recipient
-        (RFC 2033 4.2). ``Reject``: 450 by default; any other exception: 451. What is left unread is dropped.
-        """
-        async for _ in stream:
-            pass
-        self._log.event(INFO, "data", session, "%d bytes discarded, there is no on_data", stream.byte_length)
-
-    def on_close(self, session: Session) -> Any:
-        """Note that the connection is gone; called once if ``on_connect`` was. What it raises goes to ``on_error``."""
-        return _NOTHING
-
-    def on_error(self, error: Exception, session: Session | None) -> Any:
-        """Note a failure. Default: it is logged, with a traceback where it is a handler's.
-
-        error: HandshakeFailed, ConnectionLost (in a transaction), or what a handler raised.
-        """
-        if isinstance(error, HandshakeFailed | ConnectionLost):
-            self._log.event(WARNING, "error", session, "%s", str(error))
-        else:
-            self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
-        return _NOTHING
 
     # --- Listening
 
@@ -227,17 +150,12 @@ class SMTPServer:
         if self._closed is None:
             self._closed = asyncio.Event()
         # A handler among the overrides is this listener's; the others are the server's as they are now.
-        hooks: dict[str, Any] = {hook: overrides.get(hook) or self._handler(hook) for hook in HOOKS}
+        hooks: dict[str, Any] = {hook: overrides.get(hook) or self.handler(hook) for hook in HOOKS}
         listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
         self._warn_of_trust(options)
         self._check_shared_context(options)
         self._listeners.append(listener)
         return listener
-
-    def _handler(self, hook: str) -> Any:
-        """Return a handler as it is now; a default that does nothing by a function that costs nothing."""
-        handler = getattr(self, hook)
-        return _nothing if getattr(handler, "__func__", None) in _IDLE else handler
 
     def _names_for(self, options: Options) -> HostNames:
         """Return the names and their cache that all listeners with this resolver share."""
@@ -408,17 +326,3 @@ def _loop_factory() -> Any:
     except ImportError:
         return None
     return uvloop.new_event_loop
-
-
-def _nothing(*_: object) -> None:
-    return None
-
-
-# The defaults that do nothing.
-_IDLE = (
-    SMTPServer.on_connect,
-    SMTPServer.on_secure,
-    SMTPServer.on_mail_from,
-    SMTPServer.on_rcpt_to,
-    SMTPServer.on_close,
-)

@@ -63,7 +63,6 @@ async def test_a_returned_coroutine_that_refuses(name: str) -> None:
         commands = ["MAIL FROM:<a@example.com>", "RCPT TO:<b@example.com>", "DATA", "."]
         answers = [await client.say(command) for command in commands]
         assert "553 Not that one" in answers
-        assert "250 OK: message queued" not in answers
         assert await client.say("NOOP") == "250 OK"
 
 
@@ -89,7 +88,6 @@ async def test_a_returned_reject_refuses(name: str, command: str, code: int, wai
             assert await client.say("MAIL FROM:<a@example.com>") == "250 Accepted"
         assert await client.say(command) == f"{code} Not you"
         assert served.server.connections[0].user is None
-        assert await client.say("DATA") != START_DATA
 
 
 async def test_an_exception_in_an_lmtp_list_is_that_recipients_failure() -> None:

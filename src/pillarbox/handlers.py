@@ -1,0 +1,117 @@
+"""The handlers: what happens where the application says nothing, and which of its own take their place."""
+
+from __future__ import annotations
+
+from logging import ERROR, INFO, WARNING
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.errors import ConnectionLost, HandshakeFailed, Reject
+from pillarbox.options import HANDLERS, declarations
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from pillarbox.logs import EventLog
+    from pillarbox.session import Address, Recipient, Session, TLSInfo
+    from pillarbox.smtp.sasl import AuthRequest
+    from pillarbox.smtp.stream import MessageStream
+
+HOOKS = tuple(name for name, declaration in declarations().items() if declaration.section == HANDLERS)
+
+
+class _Nothing:
+    """What the default handlers return, so that an override may say ``await super().on_rcpt_to(…)`` or leave it out."""
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+_NOTHING = _Nothing()
+
+
+class Handlers:
+    """The default handlers: methods to override, or to call by ``super()``, awaited or not."""
+
+    _log: EventLog
+
+    def handler(self, hook: str) -> Any:
+        """Return a handler as it is now; a default that does nothing by a function that costs nothing."""
+        handler = getattr(self, hook)
+        return _nothing if getattr(handler, "__func__", None) in _IDLE else handler
+
+    def on_connect(self, session: Session) -> Any:
+        """Let a client in, before the greeting.
+
+        ``Reject`` (default 554) is sent and the connection closed; any other exception: 421 and closed.
+        """
+        return _NOTHING
+
+    def on_secure(self, tls: TLSInfo, session: Session) -> Any:
+        """Let a client go on after a TLS handshake; not called with ``secured``.
+
+        ``Reject`` (default 554) closes: in place of the greeting, after STARTTLS as the answer to the next command.
+        Any other exception: 421 and closed.
+        """
+        return _NOTHING
+
+    def on_auth(self, auth: AuthRequest, session: Session) -> Any:
+        """Return the user to accept a credential (RFC 4954). Default: all fail.
+
+        Any true value becomes ``session.user``, and True keeps the user name that was sent. None, False or ``Reject``
+        is 535, any other exception or a dict 454.
+        """
+        raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
+
+    def on_mail_from(self, address: Address, session: Session) -> Any:
+        """Accept a sender (RFC 5321 4.1.1.2); ``address.address`` is "" for the null sender.
+
+        ``Reject``: 550 by default; any other exception: 451. MAIL's parameters are on the envelope, the sender not yet.
+        """
+        return _NOTHING
+
+    def on_rcpt_to(self, address: Recipient, session: Session) -> Any:
+        """Accept a recipient (RFC 5321 4.1.1.3); it joins the envelope when this returns.
+
+        ``Reject``: 550 by default; any other exception: 451.
+        """
+        return _NOTHING
+
+    async def on_data(self, stream: MessageStream, session: Session) -> Any:
+        """Take a message (RFC 5321 4.1.1.4). Default: it is read and discarded.
+
+        Return the text of the 250 reply or None, when the message is safe; in LMTP also a list, one for each recipient
+        (RFC 2033 4.2). ``Reject``: 450 by default; any other exception: 451. What is left unread is dropped.
+        """
+        async for _ in stream:
+            pass
+        self._log.event(INFO, "data", session, "%d bytes discarded, there is no on_data", stream.byte_length)
+
+    def on_close(self, session: Session) -> Any:
+        """Note that the connection is gone; called once if ``on_connect`` was. What it raises goes to ``on_error``."""
+        return _NOTHING
+
+    def on_error(self, error: Exception, session: Session | None) -> Any:
+        """Note a failure. Default: it is logged, with a traceback where it is a handler's.
+
+        error: HandshakeFailed, ConnectionLost (in a transaction), or what a handler raised.
+        """
+        if isinstance(error, HandshakeFailed | ConnectionLost):
+            self._log.event(WARNING, "error", session, "%s", str(error))
+        else:
+            self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
+        return _NOTHING
+
+
+def _nothing(*_: object) -> None:
+    return None
+
+
+# The defaults that do nothing.
+_IDLE = (
+    Handlers.on_connect,
+    Handlers.on_secure,
+    Handlers.on_mail_from,
+    Handlers.on_rcpt_to,
+    Handlers.on_close,
+)
