@@ -32,8 +32,10 @@ HIGH_WATER = 64 * 1024
 LINE_END_TIME = 1.0
 # How long input that nobody wants is still read, so that a reset does not destroy the last reply on its way.
 LINGER_TIME = 1.0
-# How long the closing handshake of TLS, or a last reply to a client that does not read, may take.
+# How long a last reply may take to a client that does not read.
 CLOSING_TIME = 2.0
+# How long the client's close_notify is waited for; it is nobody's loss where it does not come.
+TLS_CLOSING_TIME = 1.0
 # So many replies may wait for the input that came with theirs to be answered.
 MAX_UNSENT = 256
 FOREVER = 10 * 365 * 86400.0  # seconds
@@ -292,7 +294,7 @@ class TransportWire(asyncio.Protocol):
             self.listener.tls.context,
             server_side=True,
             ssl_handshake_timeout=seconds_or_forever(options.handshake_timeout),
-            ssl_shutdown_timeout=CLOSING_TIME,
+            ssl_shutdown_timeout=TLS_CLOSING_TIME,
         )
         try:
             transport = await (self._fed(handshake, early) if early else handshake)
