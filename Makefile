@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
-.PHONY: run test check format docs clean
+.PHONY: run test check format docs bench clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -23,6 +23,11 @@ format: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
+
+bench: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet aiosmtpd
+	@command -v npm >/dev/null && npm ci --prefix bench/servers/smtp-server --no-audit --no-fund --silent || true
+	$(BIN)/python bench/run.py $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
