@@ -24,9 +24,7 @@ format: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 
-bench: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet aiosmtpd
-	@command -v npm >/dev/null && npm ci --prefix bench/servers/smtp-server --no-audit --no-fund --silent || true
+bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
 
 $(VENV)/bin/python:
@@ -44,9 +42,18 @@ $(VENV)/ready: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group dev
 	@touch $@
 
+$(VENV)/bench-ready: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+bench/servers/smtp-server/node_modules: bench/servers/smtp-server/package.json
+	@if command -v npm >/dev/null; then npm ci --prefix bench/servers/smtp-server --no-audit --no-fund --silent && touch $@; \
+	  else echo "npm is not here: smtp-server is left out"; fi
+
 tests/interop/node_modules: tests/interop/package.json
 	@if command -v npm >/dev/null; then npm ci --prefix tests/interop --no-audit --no-fund --silent && touch $@; \
 	  else echo "npm is not here: the tests with nodemailer are skipped"; fi
 
 clean:
-	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules
+	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules \
+	  bench/.build bench/servers/smtp-server/node_modules

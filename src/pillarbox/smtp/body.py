@@ -15,8 +15,9 @@ CRLF = b"\r\n"
 # previous line".
 END_OF_DATA = b"\r\n.\r\n"
 DOT = b"\r\n."
-# Copies above this size come from fresh pages each time, and cost three times as much.
-_PIECE = 128 * 1024
+# Larger pieces cost more: 2.6 ms for a message of 1 MB with 128 KiB, 2.2 with 32 (copies that fit the cache, and that
+# the allocator need not take from fresh pages).
+_PIECE = 32 * 1024
 _LONGEST_HELD = len(END_OF_DATA) - 1
 
 
