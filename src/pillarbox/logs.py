@@ -60,8 +60,15 @@ class EventLog:
         fields = log_fields(session, self._component, tnx)
         # A client's or a handler's text must not forge a line of a text log.
         safe = [printable(part) if isinstance(part, str) else part for part in parts]
-        log = getattr(self._logger, _METHODS[level])
-        log(message, *safe, extra=fields, exc_info=error)
+        if isinstance(self._logger, logging.Logger):
+            # Not Logger.log: it would walk the stack to find this very line, for a quarter of the whole cost.
+            failure = None if error is None else (type(error), error, error.__traceback__)
+            logger = self._logger
+            logger.handle(
+                logger.makeRecord(logger.name, level, __file__, 0, message, tuple(safe), failure, "event", fields)
+            )
+        else:
+            getattr(self._logger, _METHODS[level])(message, *safe, extra=fields, exc_info=error)
 
 
 def _console() -> logging.Logger:
