@@ -147,13 +147,13 @@ class SMTPServer(Handlers):
         if "close_timeout" in overrides:
             optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
         options = self.options.replace(**overrides) if overrides else self.options
+        self._check_shared_context(options)  # before the new listener's names reach the context
         if self._closed is None:
             self._closed = asyncio.Event()
         # A handler among the overrides is this listener's; the others are the server's as they are now.
         hooks: dict[str, Any] = {hook: overrides.get(hook) or self.handler(hook) for hook in HOOKS}
         listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
         self._warn_of_trust(options)
-        self._check_shared_context(options)
         self._listeners.append(listener)
         return listener
 

@@ -247,8 +247,10 @@ async def test_one_context_does_not_serve_two_maps_of_names() -> None:
     async with SMTPServer(**BASE, ssl_context=context, sni_options=first) as server:
         for _ in range(2):
             await server.listen(0, "127.0.0.1")
+        served = context.sni_callback
         with pytest.raises(ConfigurationError, match="ssl_context") as raised:
             await server.listen(0, "127.0.0.1", sni_options=second)
+        assert context.sni_callback is served  # the refused names did not reach it
         assert raised.value.option == "ssl_context"
         assert len(server.addresses) == 2
 
