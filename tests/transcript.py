@@ -57,12 +57,9 @@ class ListWire:
         self._arriving: list[bytes] = []
         self._buffer = b""
         self.sent: list[bytes] = []  # what the server had sent when it waited for each flight
-        self._out = b""
+        self.out = b""
         self.client_left = False
         self._stopped: Reply | None = None
-
-    def write(self, octets: bytes) -> None:
-        self._out += octets
 
     def flush(self) -> None:
         return
@@ -71,8 +68,8 @@ class ListWire:
         if self._stopped is not None:
             raise ConnectionEnded("stopped", self._stopped)
         if not self._arriving:
-            self.sent.append(self._out)
-            self._out = b""
+            self.sent.append(self.out)
+            self.out = b""
             if not self._flights:
                 self.client_left = True
                 raise ConnectionEnded("the client closed the connection")
@@ -80,23 +77,27 @@ class ListWire:
         if self._arriving:
             self._buffer += self._arriving.pop(0)
 
-    async def read_line(self, limit: int) -> bytes:
-        while b"\n" not in self._buffer:
-            self._arrive()
+    def line(self, limit: int) -> bytes | None:
+        if b"\n" not in self._buffer:
+            return None
         line, newline, self._buffer = self._buffer.partition(b"\n")
-        return line + newline
+        return line[:-1] if line.endswith(b"\r") and len(line) < limit else line + newline
 
-    async def read_block(self) -> bytes:
-        while not self._buffer:
-            self._arrive()
+    def block(self) -> bytes:
         block, self._buffer = self._buffer, b""
         return block
+
+    async def more(self) -> None:
+        self._arrive()
 
     def unread(self, octets: bytes) -> None:
         self._buffer = octets + self._buffer
 
     def pending(self) -> bool:
         return bool(self._buffer or self._arriving)
+
+    def buffered(self) -> bool:
+        return self.pending()
 
     async def wait_input(self, seconds: float) -> None:
         return
@@ -117,8 +118,8 @@ class ListWire:
 
     def finish(self) -> None:
         """Note what was said last."""
-        if self._out:
-            self.sent.append(self._out)
+        if self.out:
+            self.sent.append(self.out)
 
 
 def parse(text: str) -> tuple[list[bytes], list[list[str]], bool]:

@@ -36,9 +36,9 @@ class Handlers:
     _log: EventLog
 
     def handler(self, hook: str) -> Any:
-        """Return a handler as it is now; a default that does nothing by a function that costs nothing."""
+        """Return a handler as it is now; None for a default that does nothing, which then costs nothing."""
         handler = getattr(self, hook)
-        return _nothing if getattr(handler, "__func__", None) in _IDLE else handler
+        return None if getattr(handler, "__func__", None) in _IDLE else handler
 
     def on_connect(self, session: Session) -> Any:
         """Let a client in, before the greeting.
@@ -101,10 +101,6 @@ class Handlers:
         else:
             self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
         return _NOTHING
-
-
-def _nothing(*_: object) -> None:
-    return None
 
 
 # The defaults that do nothing.

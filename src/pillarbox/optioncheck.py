@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import ssl
 import types as pytypes
@@ -63,6 +62,8 @@ def _hint(name: str) -> str:
 
 def likely(name: str, known: Sequence[str]) -> str:
     """Return ``": did you mean 'size'?"`` or nothing."""
+    import difflib
+
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f": did you mean {close[0]!r}?" if close else ""
 

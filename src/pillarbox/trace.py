@@ -6,12 +6,13 @@ Both functions return bytes that end with CRLF, to be put in front of the messag
 from __future__ import annotations
 
 import re
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from pillarbox.smtp.grammar import is_helo_name
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pillarbox.session import Session
 
 # RFC 5322 2.1.1: "Each line of characters MUST be no more than 998 characters, and SHOULD be no more than 78
@@ -129,6 +130,7 @@ def _for(session: Session) -> list[str]:
 
 
 def _date_time(date: datetime | None) -> str:
+    from datetime import datetime
     from email.utils import format_datetime  # 15 ms, which the first message pays
 
     # RFC 5321 4.4: "Local time (with an offset) is preferred to UT when feasible."

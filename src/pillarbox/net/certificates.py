@@ -6,12 +6,10 @@ import os
 import re
 import ssl
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from pillarbox.errors import ConfigurationError
@@ -114,7 +112,8 @@ class Given:
         if not isinstance(value, str | os.PathLike):
             self._wrong(option, f"must be PEM text, bytes or a path, not {type(value).__name__}")
         try:
-            return _PEM(repr(os.fspath(value)), Path(value).read_bytes())
+            with open(value, "rb") as file:  # noqa: PTH123 - to import pathlib takes 2 ms
+                return _PEM(repr(os.fspath(value)), file.read())
         except (OSError, ValueError) as error:
             why = getattr(error, "strerror", None) or "it is no path"
             self._wrong(option, f"cannot read {_shown(os.fspath(value))}: {why}")
@@ -162,11 +161,13 @@ def _in_memory(pem: bytes, cleanup: ExitStack) -> str | None:
     cleanup.callback(os.close, descriptor)
     with os.fdopen(descriptor, "wb", closefd=False) as file:
         file.write(pem)
-    path = Path(f"/proc/self/fd/{descriptor}")
-    return str(path) if path.exists() else None
+    path = f"/proc/self/fd/{descriptor}"
+    return path if os.path.exists(path) else None  # noqa: PTH110 - as above
 
 
 def _on_disk(pem: bytes, cleanup: ExitStack) -> str:
+    import tempfile
+
     descriptor, path = tempfile.mkstemp(prefix="pillarbox-")  # 0600
     cleanup.callback(os.unlink, path)
     with os.fdopen(descriptor, "wb") as file:  # closed before OpenSSL opens it, as Windows wants it

@@ -14,10 +14,9 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
-from cachetools import TLRUCache
-
 if TYPE_CHECKING:
     import aiodns
+    from cachetools import TLRUCache
 
     from pillarbox.options import Resolver
 
@@ -155,6 +154,8 @@ class _Answers(Generic[Question, Answer]):
 
         def expires(question: Question, answer: Answer, now: float) -> float:
             return now + (limits.failure_ttl if answer == failure(question) else limits.ttl)
+
+        from cachetools import TLRUCache
 
         self._kept: TLRUCache[Question, Answer] = TLRUCache(limits.size, expires, limits.clock)
         self._asked: dict[Question, asyncio.Task[Answer]] = {}

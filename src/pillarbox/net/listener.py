@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.logs import EventLog
 from pillarbox.net.connection import Connection
 from pillarbox.net.tls import TLSContexts
+from pillarbox.net.wire import BULK
 from pillarbox.networks import Networks
 from pillarbox.smtp.service import Hook, Service
 
@@ -21,26 +22,26 @@ if TYPE_CHECKING:
 
 
 class Connections:
-    """The live connections of a server, and the one sweep that watches their deadlines."""
+    """The live connections of a server, and the one sweep that ends their patience."""
 
     def __init__(self) -> None:
         self.all: set[Connection] = set()
         self.counted = 0
         self.closing = False
         self._emptied: asyncio.Event | None = None
-        self._interval = 1.0
+        self.interval = 1.0  # seconds between two sweeps
         self._timer: asyncio.TimerHandle | None = None
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
         if timeout is not None:
-            self._interval = min(self._interval, max(0.02, timeout / 16))
+            self.interval = min(self.interval, max(0.02, timeout / 16))
 
     def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to watch a connection."""
         self.all.add(connection)
         if self._timer is None:
-            self._timer = loop.call_later(self._interval, self._sweep, loop)
+            self._timer = loop.call_later(self.interval, self._sweep, loop)
 
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over."""
@@ -61,10 +62,17 @@ class Connections:
                     await self._emptied.wait()
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        for connection in [c for c in self.all if 0.0 < c.deadline <= now]:
+        # Not by the clock: while a handler blocks the event loop nobody can be heard, and nobody loses patience.
+        interval = self.interval
+        ended = []
+        for connection in self.all:
+            if connection.waiter is not None:
+                connection.patience -= interval
+                if connection.patience <= 0.0:
+                    ended.append(connection)
+        for connection in ended:
             connection.expire()
-        self._timer = loop.call_later(self._interval, self._sweep, loop) if self.all else None
+        self._timer = loop.call_later(interval, self._sweep, loop) if self.all else None
 
 
 class Listener:
@@ -86,9 +94,10 @@ class Listener:
         log = EventLog(options.logger, options.component)
         self.service = Service(options, hooks, log)
         self.tls = TLSContexts(options, self._sni_problem)
+        self.bulk_buffer = memoryview(bytearray(BULK))
         self.proxies = Networks(options.use_proxy)
         self.ignored = Networks(options.ignored_hosts)
-        quiet = dict.fromkeys(("on_connect", "on_close", "on_error"), _nothing)
+        quiet = dict.fromkeys(("on_connect", "on_close", "on_error"))
         self.quiet_service = Service(options, {**hooks, **quiet}, log)
         self.tls_first = options.secure and not options.secured
         if self.tls_first:
@@ -129,7 +138,3 @@ class Listener:
         self.service.log.event(
             logging.ERROR, "tls", None, "sni_callback failed for %s, the default is used", server_name, error=error
         )
-
-
-def _nothing(*_: object) -> None:
-    return None

@@ -15,7 +15,7 @@ from pillarbox.smtp import reply
 from pillarbox.smtp.params import Refused
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest, InvalidCredential
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, read_line
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.smtp.wire import Wire
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Rule:
     """What a hook's ``Reject`` means where it does not say, and what the client hears of a bug."""
 
@@ -56,7 +56,8 @@ class Asking:
         """Call a hook and return its answer; a refusal or a failure becomes Refused."""
         try:
             # One coroutine for the call and what it may raise: each further layer would cost every command 0.3 µs.
-            answer = self.service.hooks[rule.hook](*arguments)
+            hook = self.service.hooks[rule.hook]
+            answer = None if hook is None else hook(*arguments)
             # "while": what an `async def` returned without awaiting it must not pass for a true answer.
             while answer is not None and hasattr(answer, "__await__"):
                 answer = await (answer if self._time_limit is None else self._in_time(answer))
@@ -85,7 +86,8 @@ class Asking:
             return await answer
 
     async def _tell(self, hook: str, *arguments: object) -> None:
-        answer = self.service.hooks[hook](*arguments)
+        function = self.service.hooks[hook]
+        answer: Any = None if function is None else function(*arguments)
         while hasattr(answer, "__await__"):
             answer = await self._in_time(answer)
 
@@ -211,7 +213,7 @@ class _Exchange:
     async def _line_after(self, octets: bytes) -> bytes:
         self._write(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
         asking = self._asking
-        line = await asking.wire.read_line(MAX_AUTH_LINE)
+        line = await read_line(asking.wire, MAX_AUTH_LINE)
         if len(line) > MAX_AUTH_LINE:
             raise Refused(reply.LINE_TOO_LONG)
         asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")

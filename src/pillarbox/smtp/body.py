@@ -15,6 +15,7 @@ CRLF = b"\r\n"
 # previous line".
 END_OF_DATA = b"\r\n.\r\n"
 DOT = b"\r\n."
+_DOT, _NUL = ord("."), 0
 # Larger pieces cost more: 2.6 ms for a message of 1 MB with 128 KiB, 2.2 with 32 (copies that fit the cache, and that
 # the allocator need not take from fresh pages).
 _PIECE = 32 * 1024
@@ -28,23 +29,33 @@ class DataDecoder:
     or LF (where ``bare_newline`` is "reject") or a NUL; the data still has to be read to its end.
     """
 
-    __slots__ = ("_bare_newline", "_carry", "_skip", "bare", "finished", "flaw", "rest")
+    __slots__ = ("_bare_newline", "_carry", "_skip", "finished", "flaw", "rest")
 
     def __init__(self, bare_newline: Literal["normalize", "reject", "accept"] = "normalize") -> None:
         self._bare_newline = bare_newline
-        # The start of the data counts as a CRLF: it stands in front of the first block and is not handed out.
-        self._carry = CRLF
-        self._skip = len(CRLF)
+        self._carry: bytes | None = None  # what may be the beginning of an end of data; None: nothing has come yet
+        self._skip = 0  # octets of that which are not handed out
         self.finished = False
         self.rest = b""
         self.flaw: Reply | None = None
-        self.bare = False  # a bare CR or LF was refused: the connection is closed too
 
     def feed(self, block: bytes) -> bytes:
         """Decode the next octets; return what of the message they complete, maybe nothing."""
+        # A message that has come in one block and needs no change, as most small ones do: 3 µs less. A slice is
+        # compared in half the time of `endswith`; a number is looked for directly, octets are first taken for one.
+        if self._carry is None and block[-5:] == END_OF_DATA and block.partition(DOT)[2] == CRLF:
+            text = block[:-3]
+            if text[0] != _DOT and _NUL not in text and text.replace(b"\r", b"").replace(b"\n", CRLF) == text:
+                self.finished = True
+                return text
+        # The start of the data counts as a CRLF. To a first line without a dot it makes no difference.
+        if self._carry is None and block[0] == _DOT:
+            self._carry, self._skip = CRLF, len(CRLF)
         data = self._carry + block if self._carry else block
-        # Most bodies are base64 and hold no dot: this test costs 10 µs a megabyte, the searches below 700-900.
-        dot = data.find(DOT) if b"." in data else -1
+        # Most bodies are base64 and hold no dot but the last: to find that takes 10 µs a megabyte, the searches below
+        # 400-900.
+        first = data.find(_DOT)
+        dot = data.find(DOT, max(first - len(CRLF), 0)) if first >= 0 else -1
         # In a small message the first line with a dot is the last one: then one search was enough.
         end = dot if dot < 0 or data.startswith(END_OF_DATA, dot) else data.find(END_OF_DATA, dot)
         if end >= 0:
@@ -55,33 +66,32 @@ class DataDecoder:
         else:
             stop = len(data) - _held(data)
             self._carry = data[stop:]
-        # RFC 5321 4.5.2: "If the first character is a period and there are other characters on the line, the first
-        # character is deleted."
-        stuffed = 0 <= dot < stop - len(CRLF)
         start, self._skip = (self._skip, 0) if stop else (0, self._skip)
-        data = data[:stop].replace(DOT, CRLF)[start:] if stuffed else data[start:stop]
+        if 0 <= dot < stop - len(CRLF):
+            # RFC 5321 4.5.2: "If the first character is a period and there are other characters on the line, the first
+            # character is deleted." This way costs 920 µs a megabyte of such lines, `replace` 1,360: it searches twice.
+            data = CRLF.join(data[:stop].split(DOT))[start:]
+        elif start or stop < len(data):
+            data = data[start:stop]
         return data if self._bare_newline == "accept" else self._checked(data)
 
     def _checked(self, data: bytes) -> bytes:
-        if b"\0" in data:
+        if _NUL in data:
             self.flaw = self.flaw or NUL_IN_DATA
         if _has_bare_newline(data):
             if self._bare_newline == "reject":
-                self.bare = True
-                self.flaw = self.flaw or BARE_NEWLINE_IN_DATA
+                self.flaw = BARE_NEWLINE_IN_DATA
             return _normalized(data)
         return data
 
 
 def _has_bare_newline(data: bytes) -> bool:
     """Whether a CR or LF stands alone. The block does not end in the middle of a CRLF."""
-    return _is_bare(data) if len(data) <= _PIECE else any(map(_is_bare, _pieces(data)))
-
-
-def _is_bare(piece: bytes) -> bool:
+    if len(data) > _PIECE + 1:
+        return any(map(_has_bare_newline, _pieces(data)))
     # Without its CRs, and with one put before each LF, the piece is itself again: then each belongs to a CRLF. Single
-    # octets are found by memchr: 370 µs a megabyte, where taking out each CRLF (a search for two) costs 1,830.
-    return piece.replace(b"\r", b"").replace(b"\n", CRLF) != piece
+    # octets are found by memchr: 330 µs a megabyte, where taking out each CRLF (a search for two) costs 1,700.
+    return data.replace(b"\r", b"").replace(b"\n", CRLF) != data
 
 
 def _pieces(data: bytes) -> Iterator[bytes]:
@@ -101,6 +111,8 @@ def _normalized(data: bytes) -> bytes:
 
 def _held(data: bytes) -> int:
     """Return how many octets at the end may be the beginning of the end of data."""
+    if data[-1] not in END_OF_DATA:
+        return 0
     for length in range(_LONGEST_HELD, 0, -1):
         if data.endswith(END_OF_DATA[:length]):
             return length

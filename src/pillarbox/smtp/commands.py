@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import reduce
 from logging import INFO
+from operator import or_
 from typing import TYPE_CHECKING
 
 from pillarbox.session import Address, Envelope, Recipient
@@ -13,7 +15,7 @@ from pillarbox.smtp.asking import ON_CONNECT, ON_DATA, ON_MAIL_FROM, ON_RCPT_TO,
 from pillarbox.smtp.body import DataDecoder
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
 from pillarbox.smtp.params import Asked, Refused
-from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT, TLS
+from pillarbox.smtp.phase import AUTH, DOOMED, HELLO, MAIL, RCPT, TLS
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.smtp.wire import ConnectionEnded
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 # --- Greetings (RFC 5321 4.1.1.1, RFC 2033 4.1)
 
 
-async def hello(c: Conversation, verb: str, argument: str) -> None:
+def hello(c: Conversation, verb: str, argument: str) -> Reply:
     """Answer HELO, EHLO or LHLO: a new hello also ends a transaction."""
     if not argument or " " in argument:
         raise Refused(reply.syntax(f"{verb} hostname"))
@@ -35,127 +37,163 @@ async def hello(c: Conversation, verb: str, argument: str) -> None:
     c.phase |= HELLO
     first = c.service.hello_text(session)
     if verb == "HELO":
-        c.send(reply.encode(250, first))
-        return
+        return Reply(250, "", first)
     may_xclient, may_xforward = c.trusted(c.service.xclient_peers), c.trusted(c.service.xforward_peers)
     keywords = c.service.keywords(
         session, authenticated=bool(c.phase & AUTH), xclient=may_xclient, xforward=may_xforward
     )
-    c.send(reply.lines(250, [reply.one_line(first), *keywords]))
+    return Reply.of_lines(250, [reply.one_line(first), *keywords])
 
 
 # --- A mail transaction (RFC 5321 3.3)
 
 
-async def mail(c: Conversation, argument: str) -> None:
+def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Begin a transaction."""
-    address, rest = _path(c, argument, "FROM")
-    sender, envelope = Address(address), c.session.envelope
+    service, session = c.service, c.session
     try:
-        if rest:
-            params.parse(rest, params.MAIL, Asked(c.service, c.session.secure, envelope, sender))
-        if not (argument.isascii() or envelope.smtp_utf8):
-            raise Refused(reply.NEED_SMTPUTF8)
+        address, rest = split_path(argument, "FROM", service.lenient)
+    except GrammarError as problem:
+        raise _bad_address(c, problem, reply.BAD_SENDER) from problem
+    sender = Address(address)
+    if rest:
+        # Outside a transaction the envelope is empty: a new one takes its place only when all is well.
+        envelope = Envelope()
+        params.parse(rest, params.MAIL, Asked(service, session.secure, envelope, sender))
+        session.envelope = envelope
+    if not (argument.isascii() or session.envelope.smtp_utf8):
+        raise Refused(reply.NEED_SMTPUTF8)
+    return _ask_for_sender(c, sender) if service.asks_for_senders else _accept_sender(c, sender)
+
+
+async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
+    try:
         await c.asking.ask(ON_MAIL_FROM, sender, c.session)
     except Refused:
-        c.session.envelope = Envelope()  # as it was: outside a transaction it is empty
+        c.session.envelope = Envelope()
         raise
-    envelope.mail_from = sender
+    return _accept_sender(c, sender)
+
+
+def _accept_sender(c: Conversation, sender: Address) -> Reply:
+    c.session.envelope.mail_from = sender
     c.phase |= MAIL
-    c.reply(reply.SENDER_OK)
+    return reply.SENDER_OK
 
 
-async def rcpt(c: Conversation, argument: str) -> None:
+def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Add a recipient."""
-    address, rest = _path(c, argument, "TO")
+    service, session = c.service, c.session
+    try:
+        address, rest = split_path(argument, "TO", service.lenient)
+    except GrammarError as problem:
+        raise _bad_address(c, problem, reply.BAD_RECIPIENT) from problem
     if not address:
         raise Refused(reply.BAD_RECIPIENT)
-    recipient, envelope = Recipient(address), c.session.envelope
+    recipient = Recipient(address)
     if rest:
-        params.parse(rest, params.RCPT, Asked(c.service, c.session.secure, envelope, recipient))
-    if not (argument.isascii() or envelope.smtp_utf8):
+        params.parse(rest, params.RCPT, Asked(service, session.secure, session.envelope, recipient))
+    if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
+    return _ask_for_recipient(c, recipient) if service.asks_for_recipients else _accept_recipient(c, recipient)
+
+
+async def _ask_for_recipient(c: Conversation, recipient: Recipient) -> Reply:
     await c.asking.ask(ON_RCPT_TO, recipient, c.session)
-    _add_recipient(c, recipient)
-    c.phase |= RCPT
-    c.reply(reply.RECIPIENT_OK)
+    return _accept_recipient(c, recipient)
 
 
-def _add_recipient(c: Conversation, recipient: Recipient) -> None:
+def _accept_recipient(c: Conversation, recipient: Recipient) -> Reply:
     recipients = c.session.envelope.rcpt_to
-    if not c.service.options.lmtp:
-        place = c.places.setdefault(address_key(recipient.address), len(recipients))
-        if place < len(recipients):
-            recipients[place] = recipient
-            return
-    # RFC 2033 4.2: "one reply for each previously successful RCPT command", also where one is given twice.
-    recipients.append(recipient)
+    if recipients and not c.service.options.lmtp:
+        _add_recipient(c, recipients, recipient)
+    else:
+        # RFC 2033 4.2: "one reply for each previously successful RCPT command", also where one is given twice.
+        recipients.append(recipient)
+    c.phase |= RCPT
+    return reply.RECIPIENT_OK
 
 
-def _path(c: Conversation, argument: str, keyword: str) -> tuple[str, str]:
-    try:
-        return split_path(argument, keyword, lenient=c.service.options.lenient_address_parsing)
-    except GrammarError as problem:
-        c.service.log.event(INFO, "syntax", c.session, "bad address: %s", str(problem))
-        raise Refused(params.BAD_PATH[keyword]) from problem
+def _add_recipient(c: Conversation, recipients: list[Recipient], recipient: Recipient) -> None:
+    """Add one more recipient, in the place of the same one given before."""
+    if c.places is None:  # made now, since most messages have one recipient
+        c.places = {address_key(recipients[0].address): 0}
+    place = c.places.setdefault(address_key(recipient.address), len(recipients))
+    if place < len(recipients):
+        recipients[place] = recipient
+    else:
+        recipients.append(recipient)
 
 
-async def data(c: Conversation, argument: str) -> None:
+def _bad_address(c: Conversation, problem: GrammarError, answer: Reply) -> Refused:
+    c.service.log.event(INFO, "syntax", c.session, "bad address: %s", str(problem))
+    return Refused(answer)
+
+
+async def data(c: Conversation, argument: str) -> Reply | None:
     """Receive a message, give it to the handler as it comes, and answer for it."""
     if argument:
         raise Refused(reply.syntax("DATA"))
-    service = c.service
+    service, wire = c.service, c.wire
     c.reply(reply.START_DATA)
-    c.wire.flush()  # the client need not wait until the handler reads
-    too_large = service.too_large if service.options.enforce_size else None
-    decoder = DataDecoder(service.options.bare_newline)
-    stream = MessageStream(c.wire, decoder, service.options.size, too_large)
+    wire.flush()  # the client need not wait until the handler reads
+    stream = MessageStream(wire, DataDecoder(service.bare_newline), service.size, service.enforced_size)
+    answer: object
     try:
         answer = await c.asking.ask(ON_DATA, stream, c.session)
     except Refused as refused:
         answer = refused
-    stream.close()
-    if not stream.finished:
+    if not stream.close():
         await stream.drain()
-    await _answer_message(c, stream, answer)
-    if decoder.bare:
-        raise ConnectionEnded("a bare CR or LF in the message")
-
-
-async def _answer_message(c: Conversation, stream: MessageStream, answer: object) -> None:
     if stream.refusal is not None:  # stands even where the handler swallowed it
         answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
-    closes = False
-    if not c.service.options.lmtp:
-        last = c.service.accepted if answer is None else await c.asking.message_reply(answer)
-        c.reply(last)
-    else:
-        async for last in c.asking.recipient_replies(answer):
-            c.reply(last)
-            closes |= last.code == 421
-    _log_message(c, stream, last)
-    c.reset()
-    if closes or last.code == 421:
+    if answer is None and not service.options.lmtp:
+        _end_message(c, stream, service.accepted)
+        if not wire.buffered():
+            return service.accepted
+        c.reply(service.accepted)
+        wire.flush()  # the client need not wait for what it sent behind the message: it would send that again
+        return None
+    last = await _answer_message(c, answer)
+    _end_message(c, stream, last)
+    if last.code == 421:
         raise ConnectionEnded("closed by the reply")
-    c.wire.flush()  # the client need not wait for what it sent behind the message: it would send that again
+    if stream.bare:
+        raise ConnectionEnded("a bare CR or LF in the message")
+    wire.flush()
+    return None
 
 
-def _log_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
-    c.unrecognized = 0
-    if c.service.log.enabled(INFO):
+async def _answer_message(c: Conversation, answer: object) -> Reply:
+    """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes."""
+    if not c.service.options.lmtp:
+        last = await c.asking.message_reply(answer)
+        c.reply(last)
+        return last
+    closes = None
+    async for last in c.asking.recipient_replies(answer):
+        c.reply(last)
+        closes = last if last.code == 421 else closes
+    return closes or last
+
+
+def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
+    if c.informs:
         envelope = c.session.envelope
         c.service.log.event(
             INFO, "message", c.session, "message from <%s> for %d recipients, %d bytes: %s",
             str(envelope.mail_from), len(envelope.rcpt_to), stream.byte_length, str(last),
         )  # fmt: skip
+    c.unrecognized = 0
+    c.reset()
 
 
-async def rset(c: Conversation, argument: str) -> None:
+def rset(c: Conversation, argument: str) -> Reply:
     """Abort the transaction (RFC 5321 4.1.1.5)."""
     if argument:
         raise Refused(reply.syntax("RSET"))
     c.reset()
-    c.reply(reply.FLUSHED)
+    return reply.FLUSHED
 
 
 # --- TLS (RFC 3207)
@@ -182,19 +220,19 @@ async def starttls(c: Conversation, argument: str) -> None:
     try:
         await c.asking.ask(ON_SECURE, session.tls, session)
     except Refused as refused:
-        c.secure_refusal = refused.reply  # the client speaks next: it answers the next command
+        c.refuse_all(refused.reply)  # the client speaks next: it answers the next command
 
 
 # --- AUTH (RFC 4954)
 
 
-async def auth(c: Conversation, argument: str) -> None:
+async def auth(c: Conversation, argument: str) -> Reply:
     """Authenticate the client."""
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
     c.session.user = await authenticate(c.asking, argument, c.send)
     c.phase |= AUTH
-    c.reply(reply.AUTHENTICATED)
+    return reply.AUTHENTICATED
 
 
 # --- What a proxy says of the client
@@ -225,59 +263,67 @@ async def _vouched_user(c: Conversation, login: str) -> object:
         raise ConnectionEnded("LOGIN refused", refused.reply) from None
 
 
-async def take_xforward(c: Conversation, argument: str) -> None:
+def take_xforward(c: Conversation, argument: str) -> Reply:
     """Note what a filter's feeder says of the original client."""
     if not c.trusted(c.service.xforward_peers):
         raise Refused(reply.NOT_PERMITTED)
     c.session.x_forward.update(xclient.parse("XFORWARD", argument, xclient.XFORWARD))
-    c.reply(reply.OK)
+    return reply.OK
 
 
 # --- The small ones
 
 
-async def noop(c: Conversation, _: str) -> None:
+def noop(_: Conversation, __: str) -> Reply:
     """Do nothing (RFC 5321 4.1.1.9)."""
-    c.reply(reply.OK)
+    return reply.OK
 
 
-async def help_(c: Conversation, _: str) -> None:
+def help_(_: Conversation, __: str) -> Reply:
     """Say where help is."""
-    c.reply(reply.HELP)
+    return reply.HELP
 
 
-async def vrfy(c: Conversation, argument: str) -> None:
+def vrfy(_: Conversation, argument: str) -> Reply:
     """Neither confirm nor deny a mailbox (RFC 5321 7.3)."""
     if not argument:
         raise Refused(reply.syntax("VRFY address"))
-    c.reply(reply.CANNOT_VERIFY)
+    return reply.CANNOT_VERIFY
 
 
-async def quit_(c: Conversation, _: str) -> None:
+def quit_(_: Conversation, __: str) -> Reply:
     """Say goodbye."""
-    c.reply(reply.BYE)
-    raise ConnectionEnded("QUIT")
+    raise ConnectionEnded("QUIT", reply.BYE)
 
 
 # --- The table
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Command:
-    """One verb: what it does, and when it is legal."""
+    """One verb: what it does, and when it is legal.
+
+    ``run`` returns the reply or, where it waits for something, a coroutine, which may also return None for a reply that
+    it has sent itself. It raises Refused for any of 4xx and 5xx.
+    """
 
     verb: bytes
-    run: Callable[[Conversation, str], Awaitable[None]]
+    run: Callable[[Conversation, str], Reply | Awaitable[Reply | None]]
     needs: int = 0
     clashes: tuple[tuple[int, Reply], ...] = ()
     last_in_group: bool = False
     lmtp: bool | None = None  # True: in LMTP only, False: not in LMTP
+    concerns: int = field(init=False)  # the bits of a phase that decide
+
+    def __post_init__(self) -> None:
+        bits = [bit for bit, _ in self.clashes] + ([] if self.verb == b"QUIT" else [DOOMED])
+        object.__setattr__(self, "concerns", reduce(or_, bits, self.needs))
 
 
 _IN_TRANSACTION = ((MAIL, reply.IN_TRANSACTION),)
 
 
-def _hello(verb: str) -> Callable[[Conversation, str], Awaitable[None]]:
+def _hello(verb: str) -> Callable[[Conversation, str], Reply]:
     return lambda c, argument: hello(c, verb, argument)
 
 

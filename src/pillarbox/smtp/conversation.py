@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from logging import DEBUG
+from logging import DEBUG, INFO
 from typing import TYPE_CHECKING
 
 from pillarbox.session import Envelope
@@ -11,7 +11,7 @@ from pillarbox.smtp import reply
 from pillarbox.smtp.asking import ON_CONNECT, ON_SECURE, Asking, Rule
 from pillarbox.smtp.grammar import has_forbidden_characters
 from pillarbox.smtp.params import Refused
-from pillarbox.smtp.phase import AUTH, MAIL, TLS, TRANSACTION
+from pillarbox.smtp.phase import AUTH, DOOMED, MAIL, TLS, TRANSACTION
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.smtp.wire import Wire
 
 
+_LF = ord("\n")
 MAX_UNRECOGNIZED = 10
 _HTTP = re.compile(rb"(?i)[a-z]+ \S+ HTTP/\d")
 
@@ -37,15 +38,16 @@ class Conversation:
     __slots__ = (
         "_closing",
         "_codes",
-        "_commands",
+        "_counts_unauthenticated",
         "_max_length",
+        "_secure_refusal",
         "_transcript",
         "_unauthenticated",
         "asking",
         "connected",
+        "informs",
         "phase",
         "places",
-        "secure_refusal",
         "service",
         "session",
         "unrecognized",
@@ -59,32 +61,65 @@ class Conversation:
         self.wire = wire
         self.asking = Asking(service, session, wire)
         self._codes = service.codes
-        self._commands = service.commands
+        self._counts_unauthenticated = service.must_authenticate
         self._max_length = service.options.max_command_length
-        self._transcript = service.log.enabled(DEBUG)  # asked once: it is wanted for every line, and is nearly never on
+        # Asked once: it is wanted for every line, and is nearly never on.
+        self._transcript = service.log.enabled(DEBUG)
+        self.informs = service.log.enabled(INFO)
         self.phase = TLS if session.secure else 0
         self.connected = False  # on_connect was reached, so on_close will be
         self._closing = False
         self.vouched_for = False  # XCLIENT gave another client's address
         self.unrecognized = 0
         self._unauthenticated = 0
-        self.places: dict[str, int] = {}  # where a recipient stands, to find it when it is given again
-        self.secure_refusal: Reply | None = None
+        self.places: dict[str, int] | None = None  # where a recipient stands, to find it when it is given again
+        self._secure_refusal: Reply | None = None
 
     # --- The course of a connection
 
-    async def run(self) -> None:
+    async def run(self) -> None:  # noqa: PLR0912 - see below
         """Greet, then read commands and answer them until one side ends it."""
+        # All that every command needs stands in this one function: 6 µs a message less than a function for each step.
+        wire, limit, transcript = self.wire, self._max_length, self._transcript
+        usual = {} if transcript else self.service.usual
         try:
             await self._greet()
-            limit = self._max_length
             while True:
                 if self._closing and not self.phase & MAIL:
                     raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
-                line = await self.wire.read_line(limit)
-                command, argument = self._recognized(line)
-                if command is not None:
-                    await self._obey(command, argument)
+                while (line := wire.line(limit)) is None:
+                    await wire.more()
+                command = usual.get(line[:5])
+                if command is not None and line[-1] != _LF:
+                    argument = line[5:].rstrip(b" ")
+                else:
+                    command, argument = self._recognized(line)
+                    if command is None:
+                        continue
+                try:
+                    if command.last_in_group and wire.buffered():
+                        self._check_turn()
+                    if self._counts_unauthenticated and not self.phase & AUTH:
+                        self._count_unauthenticated(command)
+                    try:
+                        text = argument.decode()
+                    except UnicodeDecodeError:
+                        raise Refused(reply.BAD_CHARACTERS) from None
+                    if not text.isprintable() and has_forbidden_characters(text):
+                        raise Refused(reply.BAD_CHARACTERS)
+                    if self.phase & command.concerns != command.needs:
+                        self._check_phase(command)
+                    done = command.run(self, text)
+                    # A verb that need not wait is no coroutine: 0.3 µs.
+                    answer = done if isinstance(done, Reply) else await done
+                except Refused as refused:
+                    self._refuse(command, refused)
+                    continue
+                if answer is not None:
+                    octets = answer.coded if self._codes else answer.plain
+                    if transcript:
+                        self._log_reply(octets)
+                    wire.out += octets
         except ConnectionEnded as end:
             if end.reply is not None:
                 self.reply(end.reply)
@@ -126,9 +161,10 @@ class Conversation:
         """Return the command of a line and its argument; what is none is answered here."""
         octets = self.service.stripped(line)
         verb, _, argument = octets.partition(b" ")
-        command = self._commands.get(verb) or self._commands.get(verb.upper())
-        if self.secure_refusal is not None and octets.upper() != b"QUIT":
-            raise ConnectionEnded("on_secure refused", self.secure_refusal)
+        commands = self.service.commands
+        command = commands.get(verb) or commands.get(verb.upper())
+        if self._secure_refusal is not None and octets.upper() != b"QUIT":
+            raise ConnectionEnded("on_secure refused", self._secure_refusal)
         if command is None and _HTTP.match(octets):
             raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
@@ -139,25 +175,15 @@ class Conversation:
             return None, b""
         if self._transcript:
             self._log_command(command, argument)
-        if command.last_in_group:
-            self._check_turn()
         return command, argument
 
-    async def _obey(self, command: Command, argument: bytes) -> None:
-        try:
-            if not (self.phase | self.service.waived) & AUTH:
-                self._count_unauthenticated(command)
-            text = _decoded(argument) if argument else ""
-            if command.needs & ~(self.phase | self.service.waived) or command.clashes:
-                self._check_phase(command)
-            await command.run(self, text)
-        except Refused as refused:
-            self.reply(refused.reply)
-            if refused.reply.code == 421:
-                raise ConnectionEnded("closed by the reply") from None
-            if command.verb == b"DATA" and self.wire.pending():
-                # What was meant as data must not become commands.
-                raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
+    def _refuse(self, command: Command, refused: Refused) -> None:
+        self.reply(refused.reply)
+        if refused.reply.code == 421:
+            raise ConnectionEnded("closed by the reply") from None
+        if command.verb == b"DATA" and self.wire.pending():
+            # What was meant as data must not become commands.
+            raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
 
     def _limit(self, command: Command | None) -> int:
         limit = self._max_length
@@ -166,7 +192,7 @@ class Conversation:
     def _not_recognized(self, octets: bytes) -> None:
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
-        if not (self.phase | self.service.waived) & AUTH:
+        if self._counts_unauthenticated and not self.phase & AUTH:
             self._count_unauthenticated(None)
         self.unrecognized += 1
         if self.unrecognized >= MAX_UNRECOGNIZED:
@@ -189,7 +215,9 @@ class Conversation:
         """Refuse input that waits behind a command whose reply must come first."""
         # RFC 2920 3.1: 'The EHLO, DATA, VRFY, EXPN, TURN, QUIT, and NOOP commands can only appear as the last
         # command in a group since their success or failure produces a change of state'.
-        if self.service.options.forbid_unauth_pipelining and self.wire.pending():
+        # What was read with the command counts, not what arrives while it is handled: to ask the kernel before each
+        # DATA would cost 2.3 µs a message.
+        if self.service.options.forbid_unauth_pipelining:
             raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
 
     def _count_unauthenticated(self, command: Command | None) -> None:
@@ -201,7 +229,9 @@ class Conversation:
             raise ConnectionEnded("too many unauthenticated commands", reply.TOO_MANY_UNAUTHENTICATED)
 
     def _check_phase(self, command: Command) -> None:
-        missing = command.needs & ~(self.phase | self.service.waived)
+        if self._secure_refusal is not None:
+            raise ConnectionEnded("on_secure refused", self._secure_refusal)
+        missing = command.needs & ~self.phase
         if missing:
             raise Refused(next(refusal for bit, refusal in self.service.missing if bit & missing))
         for bit, refusal in command.clashes:
@@ -217,12 +247,12 @@ class Conversation:
         octets = answer.coded if self._codes else answer.plain
         if self._transcript:
             self._log_reply(octets)
-        self.wire.write(octets)
+        self.wire.out += octets
 
     def send(self, octets: bytes) -> None:
         if self._transcript:
             self._log_reply(octets)
-        self.wire.write(octets)
+        self.wire.out += octets
 
     def _log_reply(self, octets: bytes) -> None:
         text = octets.decode("utf-8", "replace").rstrip("\r\n").replace("\r\n", " | ")
@@ -234,9 +264,10 @@ class Conversation:
         """Forget the transaction."""
         if self.phase & TRANSACTION:
             self.phase &= ~TRANSACTION
-            self.session.envelope = Envelope()
-            self.session.transaction += 1
-            self.places = {}
+            session = self.session
+            session.envelope = Envelope()
+            session.transaction += 1
+            self.places = None
 
     def start_over(self) -> None:
         self.reset()
@@ -245,17 +276,11 @@ class Conversation:
         session.user = session.username = None
         session.opening_command = session.host_name_appears_as = None
 
+    def refuse_all(self, refusal: Reply) -> None:
+        """Answer the next command, but for QUIT, with this refusal and close."""
+        self._secure_refusal = refusal
+        self.phase |= DOOMED
+
     def trusted(self, peers: Networks) -> bool:
         """Whether this client may speak for others; not once another has spoken for it."""
         return bool(peers) and not self.vouched_for and self.session.remote_address in peers
-
-
-def _decoded(argument: bytes) -> str:
-    """Return a command's argument as text: UTF-8 without control characters."""
-    try:
-        text = argument.decode("utf-8")
-    except UnicodeDecodeError as problem:
-        raise Refused(reply.BAD_CHARACTERS) from problem
-    if not text.isprintable() and has_forbidden_characters(text):
-        raise Refused(reply.BAD_CHARACTERS)
-    return text

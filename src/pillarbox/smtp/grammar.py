@@ -73,7 +73,7 @@ _COMMON_PATH = {keyword: _common_path(keyword).fullmatch for keyword in ("FROM",
 _SHORT = 64
 
 
-def split_path(argument: str, keyword: str, *, lenient: bool = False) -> tuple[str, str]:
+def split_path(argument: str, keyword: str, lenient: bool = False) -> tuple[str, str]:
     """Split what follows MAIL or RCPT into the address and the text of its parameters.
 
     `keyword` is "FROM" or "TO". The address of `<>` is "", and refusing it as a recipient is the caller's
@@ -82,8 +82,8 @@ def split_path(argument: str, keyword: str, *, lenient: bool = False) -> tuple[s
     """
     # The fast path: 0.6-0.8 us a call, where the functions below need 4-5.
     match = _COMMON_PATH[keyword](argument)
-    if match is not None and len(match[1]) <= _SHORT:
-        return match[1], match[2]
+    if match is not None and (len(argument) <= _SHORT or len(match[1]) <= _SHORT):
+        return match.groups()  # type: ignore[return-value]  # two groups, and both match
     return _split_any_path(argument, keyword, lenient)
 
 
@@ -162,10 +162,11 @@ _BEFORE_AT = re.compile(rf"{_QUOTED}(?=@|$)|.*(?=@)|.*")
 
 # "qtextSMTP = %d32-33 / %d35-91 / %d93-126", "quoted-pairSMTP = %d92 %d32-126" (RFC 5321 4.1.2), and
 # "qtextSMTP =/ UTF8-non-ascii" (RFC 6531 3.3).
-_QUOTED_STRING = re.compile(r'"(?:[ !#-\[\]-~\x80-\U0010ffff]|\\[ -~])*+"')
+# Told by what is not in it: a set that runs to U+10FFFF takes 2-5 ms to compile.
+_QUOTED_STRING = re.compile(r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*+"')
 
 # "atext =/ UTF8-non-ascii" (RFC 6531 3.3).
-_NOT_ATEXT = re.compile(r"[^A-Za-z0-9!#$%&'*+/=?^_`{|}~.\x80-\U0010ffff-]")
+_NOT_ATEXT = re.compile(r'[\x00-\x20"(),:;<>@\[\\\]\x7f]')
 
 
 def _parse_mailbox(mailbox: str, keyword: str, lenient: bool) -> str:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from pillarbox.session import Address, Envelope, Recipient
-from pillarbox.smtp import reply
 from pillarbox.smtp.grammar import GrammarError, decode_xtext, parse_parameters
 from pillarbox.smtp.reply import Reply
 
@@ -23,7 +22,7 @@ class Refused(Exception):
         self.reply = answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class Asked:
     """Where a parameter's value goes, and what decides whether it may."""
 
@@ -36,7 +35,7 @@ class Asked:
 Apply = Callable[[Asked, str], None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Parameter:
     """One ESMTP parameter: whether it takes a value, and what the value does."""
 
@@ -106,7 +105,7 @@ def _auth(_: Asked, value: str) -> None:
 
 
 def _ret(asked: Asked, value: str) -> None:
-    asked.envelope.dsn.ret = _one_of_ret(_upper(value))
+    asked.envelope.dsn = replace(asked.envelope.dsn, ret=_one_of_ret(_upper(value)))
 
 
 def _one_of_ret(value: str) -> Literal["FULL", "HDRS"]:
@@ -118,7 +117,7 @@ def _one_of_ret(value: str) -> Literal["FULL", "HDRS"]:
 
 
 def _envid(asked: Asked, value: str) -> None:
-    asked.envelope.dsn.envid = _xtext(value, "ENVID")
+    asked.envelope.dsn = replace(asked.envelope.dsn, envid=_xtext(value, "ENVID"))
 
 
 def _notify(asked: Asked, value: str) -> None:
@@ -128,7 +127,7 @@ def _notify(asked: Asked, value: str) -> None:
     if not known or ("NEVER" in wishes and len(wishes) > 1) or len(set(wishes)) != len(wishes):
         raise Refused(Reply(501, "5.5.4", "Error: NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
     if isinstance(asked.address, Recipient):
-        asked.address.dsn.notify = wishes
+        asked.address.dsn = replace(asked.address.dsn, notify=wishes)
 
 
 def _orcpt(asked: Asked, value: str) -> None:
@@ -137,7 +136,7 @@ def _orcpt(asked: Asked, value: str) -> None:
     if not (kind and semicolon and address and kind.isascii() and kind.replace("-", "").isalnum()):
         raise Refused(Reply(501, "5.5.4", "Error: ORCPT must be type;address"))
     if isinstance(asked.address, Recipient):
-        asked.address.dsn.orcpt = (kind.lower(), _xtext(address, "ORCPT"))
+        asked.address.dsn = replace(asked.address.dsn, orcpt=(kind.lower(), _xtext(address, "ORCPT")))
 
 
 def _upper(value: str) -> str:
@@ -166,5 +165,3 @@ RCPT: dict[str, Parameter] = {
     "NOTIFY": Parameter(_notify, dsn=True),  # RFC 3461
     "ORCPT": Parameter(_orcpt, dsn=True),
 }
-
-BAD_PATH = {"FROM": reply.BAD_SENDER, "TO": reply.BAD_RECIPIENT}

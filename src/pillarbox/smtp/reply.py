@@ -68,6 +68,14 @@ class Reply:
         self.plain = encode(code, text, utf8=utf8)
         self.coded = encode(code, text, enhanced, utf8=utf8) if enhanced else self.plain
 
+    @classmethod
+    def of_lines(cls, code: int, parts: Sequence[bytes]) -> Reply:
+        """Make a reply of these lines, which have no enhanced code."""
+        answer = cls.__new__(cls)
+        answer.code, answer.enhanced, answer.text = code, "", ""
+        answer.plain = answer.coded = lines(code, parts)
+        return answer
+
     def shown(self, codes: bool) -> str:
         """Return the reply as text, with or without the enhanced code."""
         parts = (str(self.code), self.enhanced if codes else "", self.text)

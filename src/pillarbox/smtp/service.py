@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.networks import Networks
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pillarbox.options import Options
     from pillarbox.session import Session
 
-Hook = Callable[..., Any]
+Hook = Callable[..., Any] | None  # None: nobody asks
 
 
 class Service:
@@ -32,17 +33,25 @@ class Service:
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
         self.mechanisms = {name: MECHANISMS[name] for name in options.auth_methods}
         self.must_authenticate = options.must_authenticate
-        self.waived = 0 if options.must_authenticate else AUTH
+        self.bare_newline = options.bare_newline
+        self.size = options.size
+        self.lenient = options.lenient_address_parsing
+        self.asks_for_senders = hooks["on_mail_from"] is not None
+        self.asks_for_recipients = hooks["on_rcpt_to"] is not None
         self.auth_needs_tls = options.auth_needs_tls
         self.xclient_peers = Networks(options.use_xclient)
         self.xforward_peers = Networks(options.use_xforward)
         self.accepted = reply.ACCEPTED if options.lmtp else reply.QUEUED
-        # The commands of this listener's protocol that are not disabled.
+        # The commands of this listener's protocol that are not disabled, and whether they need AUTH.
+        waived = 0 if options.must_authenticate else AUTH
         self.commands = {
-            verb: command
+            verb: replace(command, needs=command.needs & ~waived)
             for verb, command in COMMANDS.items()
             if verb not in self.disabled and command.lmtp in (None, options.lmtp)
         }
+        # The same, by how nearly all clients write them: what needs no look at case and spaces is found by one look-up.
+        four = {verb: command for verb, command in self.commands.items() if len(verb) == 4}
+        self.usual = {verb + end: command for verb, command in four.items() for end in (b" ", b"")}
         self._make_replies()
         self._keywords: dict[tuple[bool, bool, bool, bool], list[bytes]] = {}
 
@@ -62,9 +71,12 @@ class Service:
         )
         number = "" if o.hide_size or o.size is None else f" {o.size}"
         self.too_large = Reply(552, "5.3.4", f"Error: message exceeds fixed maximum message size{number}")
+        self.enforced_size = self.too_large if o.enforce_size else None
 
     def stripped(self, line: bytes) -> bytes:
-        """Take off the line's end, and the trailing spaces that RFC 5321 4.1.1 asks to tolerate."""
+        """Take off the line's end, if it has one, and the trailing spaces that RFC 5321 4.1.1 asks to tolerate."""
+        if line[-1:] != b"\n":
+            return line.rstrip(b" ")
         if line[-2:] == b"\r\n":
             return line[:-2].rstrip(b" ")
         if self.options.bare_newline == "reject":

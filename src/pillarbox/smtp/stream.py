@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import MessageTooLarge, Reject
+from pillarbox.smtp.reply import BARE_NEWLINE_IN_DATA
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
     from email.message import EmailMessage
 
     from pillarbox.smtp.body import DataDecoder
@@ -52,15 +54,12 @@ class MessageStream:
         return self
 
     @property
-    def finished(self) -> bool:
-        """Whether the end of the message has arrived."""
-        return self._decoder.finished
+    def bare(self) -> bool:
+        """Whether it is refused for a bare CR or LF."""
+        return self._decoder.flaw is BARE_NEWLINE_IN_DATA
 
-    async def __anext__(self) -> bytes:
-        block = await self._block()
-        if not block:
-            raise StopAsyncIteration
-        return block
+    def __anext__(self) -> Coroutine[Any, Any, bytes]:
+        return self._block(iterating=True)  # no coroutine of its own: 0.3 µs a block
 
     async def read(self, n: int = -1) -> bytes:
         """Return at most ``n`` octets, b"" at the end; without ``n`` all that is left. Raises what iterating raises."""
@@ -84,9 +83,10 @@ class MessageStream:
             raise
         return b"".join(blocks)
 
-    def close(self) -> None:
-        """Let every later read raise RuntimeError: the handler has returned, and what it left is dropped."""
+    def close(self) -> bool:
+        """Let every later read raise RuntimeError, since the handler has returned; tell whether it left nothing."""
         self._closed = True
+        return self._decoder.finished
 
     async def message(self) -> EmailMessage:
         """Read the message and return it parsed (``email.policy.default``). Raises what iterating raises."""
@@ -101,26 +101,32 @@ class MessageStream:
         self.byte_length += len(self._spare)
         self._spare = b""
         while not self._decoder.finished:
+            while not (octets := self._wire.block()):
+                await self._wire.more()
             try:
-                self._decoded(await self._wire.read_block())
+                self._decoded(octets)
             except Reject:  # it stands in `refusal`, and the end has still to be found
                 continue
 
-    async def _block(self) -> bytes:
+    async def _block(self, *, iterating: bool = False) -> bytes:
         if self._closed:
             raise RuntimeError("the message was read after on_data returned")
         if self._spare:
             block, self._spare = self._spare, b""
             self.byte_length += len(block)
             return block
-        block = b""
-        while not block and not self._decoder.finished:
-            if self.refusal is not None:
-                raise self.refusal
-            block = self._decoded(await self._wire.read_block())
+        decoder, wire = self._decoder, self._wire
+        while self.refusal is None and not decoder.finished:
+            while not (octets := wire.block()):
+                await wire.more()
+            block = self._decoded(octets)
+            if block:
+                return block
         if self.refusal is not None:
             raise self.refusal
-        return block
+        if iterating:
+            raise StopAsyncIteration
+        return b""
 
     def _decoded(self, octets: bytes) -> bytes:
         decoder = self._decoder

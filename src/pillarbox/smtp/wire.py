@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from pillarbox.session import TLSInfo
     from pillarbox.smtp.reply import Reply
 
@@ -26,23 +28,30 @@ class ConnectionEnded(ConnectionError):
 
 
 class Wire(Protocol):
-    """One connection, as the protocol needs it."""
+    """One connection, as the protocol needs it.
 
-    def write(self, octets: bytes) -> None:
-        """Send; what is written before the next read leaves together."""
+    ``out`` is what is to be sent: append to it; it leaves with ``more``, in one piece, or with ``flush``.
+    """
+
+    out: bytes
 
     def flush(self) -> None:
-        """Send what was written now, without waiting for the next read."""
+        """Send ``out`` now, without waiting for input."""
 
-    async def read_line(self, limit: int) -> bytes:
-        """Return the next line with its LF, of whatever length up to ``MAX_AUTH_LINE``.
+    def line(self, limit: int) -> bytes | None:
+        """Return the next line without its CRLF; None until ``more`` has come.
 
-        A line longer than ``limit`` that does not end soon ends the conversation.
+        One that is not as it should be keeps its end: it has a bare LF, or is longer than ``limit`` (with its end) and
+        not than ``MAX_AUTH_LINE``. A line longer than ``limit`` that does not end soon ends the conversation.
         """
         ...
 
-    async def read_block(self) -> bytes:
-        """Return all octets that are there, at least one."""
+    def block(self) -> bytes:
+        """Return all octets that are there, maybe none."""
+        ...
+
+    def more(self) -> Awaitable[None]:
+        """Return when something new has arrived; raises ConnectionEnded where nothing will."""
         ...
 
     def unread(self, octets: bytes) -> None:
@@ -50,6 +59,10 @@ class Wire(Protocol):
 
     def pending(self) -> bool:
         """Whether input has arrived that nothing has read yet."""
+        ...
+
+    def buffered(self) -> bool:
+        """Whether input was read already that nothing has asked for: what `pending` knows without asking the kernel."""
         ...
 
     async def wait_input(self, seconds: float) -> None:
@@ -74,3 +87,10 @@ class Wire(Protocol):
 def line_limit(start: bytes, limit: int) -> int:
     """Return the limit for a line that begins so: AUTH may be longer."""
     return max(limit, MAX_AUTH_LINE) if start[:5].upper() == b"AUTH " else limit
+
+
+async def read_line(wire: Wire, limit: int) -> bytes:
+    """Return the next line, as ``Wire.line`` does, when it is there."""
+    while (line := wire.line(limit)) is None:
+        await wire.more()
+    return line

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
-import secrets
 import time
 
 from pillarbox.smtp.sasl.base import AuthRequest, Exchange, InvalidCredential, identity
@@ -11,6 +9,9 @@ from pillarbox.smtp.sasl.base import AuthRequest, Exchange, InvalidCredential, i
 
 async def authenticate(exchange: Exchange, initial: bytes | None) -> object:
     """Send a challenge; the answer is the user name and an HMAC of the challenge."""
+    import hmac
+    import secrets
+
     if initial is not None:  # RFC 4954 4: a server-first mechanism has no initial response
         raise InvalidCredential("CRAM-MD5 takes no initial response")
     # RFC 2195 2: "a string … presumptively arbitrary … random digits, a timestamp, and the … host name"
