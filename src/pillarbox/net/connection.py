@@ -89,14 +89,15 @@ class Connection(TransportWire):
         # One coroutine for all of it: each further layer would cost every resumption, 0.3 µs a message.
         listener, session = self.listener, self.session
         try:
-            if listener.proxies and session.remote_address in listener.proxies:
+            if listener.proxies is not None and session.remote_address in listener.proxies:
                 await self._read_proxy_header()
             if self._is_admitted():
                 if listener.tls_first:
                     await self._begin_with_tls()
                 if session.remote_address and not listener.options.disable_reverse_lookup:
                     await self._find_name()
-                self.service.log.event(DEBUG, "connect", session, "connection from %s", session.client_hostname)
+                if self.service.log.enabled(DEBUG):
+                    self.service.log.event(DEBUG, "connect", session, "connection from %s", session.client_hostname)
                 self.conversation = Conversation(self.service, session, self)
                 await self.conversation.run()
             await self.linger()
@@ -119,12 +120,12 @@ class Connection(TransportWire):
         in_transaction = conversation is not None and conversation.in_transaction
         if isinstance(self.failure, HandshakeFailed) or (self.failure is not None and in_transaction):
             await Asking(self.service, self.session, self).report(self.failure)
-        if conversation is not None and conversation.connected:
+        if conversation is not None and conversation.connected and self.service.hooks["on_close"] is not None:
             await conversation.asking.tell_closed()
 
     def _is_admitted(self) -> bool:
         listener, session = self.listener, self.session
-        if listener.ignored and session.remote_address in listener.ignored:
+        if listener.ignored is not None and session.remote_address in listener.ignored:
             session.ignored = True
             self.service = listener.quiet_service
         elif not listener.admits(self):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.logs import EventLog
 from pillarbox.net.connection import Connection
 from pillarbox.net.tls import TLSContexts
-from pillarbox.net.wire import BULK
+from pillarbox.net.wire import BULK, seconds_or_forever
 from pillarbox.networks import Networks
 from pillarbox.smtp.service import Hook, Service
 
@@ -94,9 +94,10 @@ class Listener:
         log = EventLog(options.logger, options.component)
         self.service = Service(options, hooks, log)
         self.tls = TLSContexts(options, self._sni_problem)
+        self.silence = seconds_or_forever(options.socket_timeout)
         self.bulk_buffer = memoryview(bytearray(BULK))
-        self.proxies = Networks(options.use_proxy)
-        self.ignored = Networks(options.ignored_hosts)
+        self.proxies = Networks(options.use_proxy) or None
+        self.ignored = Networks(options.ignored_hosts) or None
         quiet = dict.fromkeys(("on_connect", "on_close", "on_error"))
         self.quiet_service = Service(options, {**hooks, **quiet}, log)
         self.tls_first = options.secure and not options.secured

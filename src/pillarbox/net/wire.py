@@ -80,7 +80,7 @@ class TransportWire(asyncio.Protocol):
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self.listener = listener
-        self._silence = seconds_or_forever(listener.options.socket_timeout) + listener.connections.interval
+        self._silence = listener.silence + listener.connections.interval
         self._loop = loop
         self._buffer = b""  # empty when all is read, so that an idle connection holds none
         self._at = 0  # what comes before is read
@@ -129,7 +129,8 @@ class TransportWire(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._eof = self._hindered = True
-        self._wake(ConnectionEnded("the client closed the connection"))
+        if self.waiter is not None:
+            self._wake(ConnectionEnded("the client closed the connection"))
         return not (self._under_tls or self._upgrading)  # half-closed: what it sent is still answered
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -138,7 +139,8 @@ class TransportWire(asyncio.Protocol):
         if error is not None and self.failure is None:
             self.failure = ConnectionLost(f"the connection is lost: {error}")
             self.failure.__cause__ = error
-        self._wake(ConnectionEnded(str(self.failure or "the connection is lost")))
+        if self.waiter is not None:
+            self._wake(ConnectionEnded(str(self.failure or "the connection is lost")))
 
     def pause_writing(self) -> None:
         self._write_blocked = self._hindered = True

@@ -123,7 +123,8 @@ class Conversation:
         except ConnectionEnded as end:
             if end.reply is not None:
                 self.reply(end.reply)
-            self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
+            if transcript:
+                self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
 
     @property
     def in_transaction(self) -> bool:
@@ -139,7 +140,8 @@ class Conversation:
     async def _greet(self) -> None:
         options = self.service.options
         self.connected = True
-        await self.admit(ON_CONNECT)
+        if self.service.hooks["on_connect"] is not None:
+            await self.admit(ON_CONNECT)
         if self.session.tls is not None:
             await self.admit(ON_SECURE, self.session.tls)
         if options.greet_delay:
@@ -281,6 +283,6 @@ class Conversation:
         self._secure_refusal = refusal
         self.phase |= DOOMED
 
-    def trusted(self, peers: Networks) -> bool:
+    def trusted(self, peers: Networks | None) -> bool:
         """Whether this client may speak for others; not once another has spoken for it."""
-        return bool(peers) and not self.vouched_for and self.session.remote_address in peers
+        return peers is not None and not self.vouched_for and self.session.remote_address in peers

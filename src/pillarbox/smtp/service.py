@@ -39,8 +39,8 @@ class Service:
         self.asks_for_senders = hooks["on_mail_from"] is not None
         self.asks_for_recipients = hooks["on_rcpt_to"] is not None
         self.auth_needs_tls = options.auth_needs_tls
-        self.xclient_peers = Networks(options.use_xclient)
-        self.xforward_peers = Networks(options.use_xforward)
+        self.xclient_peers = Networks(options.use_xclient) or None
+        self.xforward_peers = Networks(options.use_xforward) or None
         self.accepted = reply.ACCEPTED if options.lmtp else reply.QUEUED
         # The commands of this listener's protocol that are not disabled, and whether they need AUTH.
         waived = 0 if options.must_authenticate else AUTH
@@ -52,6 +52,7 @@ class Service:
         # The same, by how nearly all clients write them: what needs no look at case and spaces is found by one look-up.
         four = {verb: command for verb, command in self.commands.items() if len(verb) == 4}
         self.usual = {verb + end: command for verb, command in four.items() for end in (b" ", b"")}
+        self._hello_parts = options.helo_response.split("%s")
         self._make_replies()
         self._keywords: dict[tuple[bool, bool, bool, bool], list[bytes]] = {}
 
@@ -119,7 +120,7 @@ class Service:
 
     def hello_text(self, session: Session) -> str:
         """Fill in ``helo_response``: each ``%s`` in turn, a third one is empty."""
-        first, *others = self.options.helo_response.split("%s")
+        first, *others = self._hello_parts
         values = (self.options.name, session.client_hostname)
         filled = [first]
         for place, text in enumerate(others):
