@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 class Connection(TransportWire):
     """A client's connection; its task runs what happens on it in order."""
 
-    __slots__ = ("conversation", "counted", "service", "session", "task")
+    __slots__ = ("_over", "conversation", "counted", "service", "session", "task")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(listener, loop)
         self.service = listener.service
-        self.counted = False
+        self.counted = self._over = False
         self.conversation: Conversation | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -56,19 +56,25 @@ class Connection(TransportWire):
         self.close()
 
     def _done(self, _: object) -> None:
+        self._over = True
         if not self._transport.is_closing():  # cancelled before its first step
             self._last_words(reply.SHUTTING_DOWN)
             self.close()
-        self._forget()
+        if self._gone:
+            self._leave()
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        self._forget()
+        if self._over:
+            self._leave()
 
-    def _forget(self) -> None:
-        """Leave the server when both are over, the connection and what runs on it."""
-        if self._gone and self.task is not None and self.task.done():
-            self.listener.closed(self)
+    def _leave(self) -> None:
+        """Leave the server, now that both are over, the connection and what runs on it."""
+        self._over = False  # after a handshake that failed the connection may be lost a second time
+        self.listener.closed(self)
+        # Both refer to this object: without them it goes at once, not when the garbage collector finds it (3 µs).
+        self.conversation = None
+        del self._transport
 
     def _new_session(self) -> Session:
         remote_address, remote_port = _endpoint(self._transport.get_extra_info("peername"))
