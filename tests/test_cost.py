@@ -196,6 +196,21 @@ async def test_a_body_is_never_read_line_by_line() -> None:
     assert calls.count < LINES / 4
 
 
+async def test_a_connection_that_is_over_leaves_nothing_for_the_garbage_collector() -> None:
+    async with serving() as address:
+        for _ in range(2):
+            gc.collect()
+            gc.disable()
+            client = Client()
+            await client.connect(address)
+            await client.message()
+            await client.say(b"QUIT\r\n")
+            client.socket.close()
+            while any(type(each).__name__ == "Connection" for each in gc.get_objects()):
+                await asyncio.sleep(0.01)
+            gc.enable()
+
+
 if __name__ == "__main__":
     for each in MEASURES:
         print(f'    "{each.__name__}": {asyncio.run(each()):.1f},')  # noqa: T201

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from pillarbox import MessageStream, Recipient, Session
-from support import TIMEOUT, Client, Sessions, careless, serving
+from pillarbox import Address, MessageStream, Recipient, Session
+from support import TIMEOUT, Client, Sessions, careless, on_both_loops, serving
 
 
 async def test_greet_delay() -> None:
@@ -231,3 +231,15 @@ async def test_the_systems_own_resolver_knows_127_0_0_1() -> None:
     async with serving(disable_reverse_lookup=False, helo_response="%s %s", name="mx") as served:
         client = await served.connect()
         assert await hello_text(client) in ("250 mx localhost", "250 mx [127.0.0.1]")
+
+
+@on_both_loops
+async def test_a_handler_that_blocks_the_event_loop_costs_nobody_the_patience() -> None:
+    def on_mail_from(address: Address, session: Session) -> None:
+        time.sleep(0.6)  # what nobody should do, and some do
+
+    async with serving(socket_timeout=0.25, on_mail_from=on_mail_from) as served:
+        waiting = await served.hello()
+        busy = await served.hello()
+        assert (await busy.command("MAIL FROM:<a@example.org>")).code == 250
+        assert (await waiting.command("NOOP")).code == 250

@@ -63,7 +63,11 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         session.envelope = envelope
     if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
-    return _ask_for_sender(c, sender) if service.asks_for_senders else _accept_sender(c, sender)
+    if service.asks_for_senders:
+        return _ask_for_sender(c, sender)
+    session.envelope.mail_from = sender
+    c.phase |= MAIL
+    return reply.SENDER_OK
 
 
 async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
@@ -72,10 +76,6 @@ async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
     except Refused:
         c.session.envelope = Envelope()
         raise
-    return _accept_sender(c, sender)
-
-
-def _accept_sender(c: Conversation, sender: Address) -> Reply:
     c.session.envelope.mail_from = sender
     c.phase |= MAIL
     return reply.SENDER_OK
@@ -95,27 +95,26 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         params.parse(rest, params.RCPT, Asked(service, session.secure, session.envelope, recipient))
     if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
-    return _ask_for_recipient(c, recipient) if service.asks_for_recipients else _accept_recipient(c, recipient)
+    if service.asks_for_recipients:
+        return _ask_for_recipient(c, recipient)
+    _add_recipient(c, recipient)
+    return reply.RECIPIENT_OK
 
 
 async def _ask_for_recipient(c: Conversation, recipient: Recipient) -> Reply:
     await c.asking.ask(ON_RCPT_TO, recipient, c.session)
-    return _accept_recipient(c, recipient)
-
-
-def _accept_recipient(c: Conversation, recipient: Recipient) -> Reply:
-    recipients = c.session.envelope.rcpt_to
-    if recipients and not c.service.options.lmtp:
-        _add_recipient(c, recipients, recipient)
-    else:
-        # RFC 2033 4.2: "one reply for each previously successful RCPT command", also where one is given twice.
-        recipients.append(recipient)
-    c.phase |= RCPT
+    _add_recipient(c, recipient)
     return reply.RECIPIENT_OK
 
 
-def _add_recipient(c: Conversation, recipients: list[Recipient], recipient: Recipient) -> None:
-    """Add one more recipient, in the place of the same one given before."""
+def _add_recipient(c: Conversation, recipient: Recipient) -> None:
+    """Add a recipient, in SMTP in the place of the same one given before."""
+    c.phase |= RCPT
+    recipients = c.session.envelope.rcpt_to
+    # RFC 2033 4.2: "one reply for each previously successful RCPT command", also where one is given twice.
+    if not recipients or c.service.options.lmtp:
+        recipients.append(recipient)
+        return
     if c.places is None:  # made now, since most messages have one recipient
         c.places = {address_key(recipients[0].address): 0}
     place = c.places.setdefault(address_key(recipient.address), len(recipients))

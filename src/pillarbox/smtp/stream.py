@@ -131,12 +131,13 @@ class MessageStream:
     def _decoded(self, octets: bytes) -> bytes:
         decoder = self._decoder
         block = decoder.feed(octets)
-        if decoder.finished and decoder.rest:
+        if decoder.rest:
             self._wire.unread(decoder.rest)
+            decoder.rest = b""
         if decoder.flaw is not None and self.refusal is None:
             self._refuse(Reject(decoder.flaw.code, decoder.flaw.text, enhanced=decoder.flaw.enhanced))
-        self.byte_length += len(block)
-        if self._limit is not None and self.byte_length > self._limit:
+        length = self.byte_length = self.byte_length + len(block)
+        if self._limit is not None and length > self._limit:
             self.size_exceeded = True
             if self._too_large is not None and self.refusal is None:
                 self._refuse(MessageTooLarge(self._too_large.text))
