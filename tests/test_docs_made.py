@@ -1,4 +1,4 @@
-"""The options page says what the declarations say."""
+"""The pages that are made from something say what that says."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pillarbox.options import declarations
 DOCS = Path(__file__).parent.parent / "docs"
 
 
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_options", DOCS / "make_options.py")
+def maker(name: str = "make_options") -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -37,3 +37,8 @@ def test_units_and_defaults_are_shown() -> None:
     assert "| `size` | int | none | bytes | `size` |" in page
     assert '| `auth_methods` | list of str | `["LOGIN", "PLAIN"]` |' in page
     assert "| `name` | str | the host's name |" in page
+
+
+def test_the_page_of_speed_is_that_of_the_last_run() -> None:
+    page = (DOCS / "speed.md").read_text(encoding="utf-8")
+    assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'
