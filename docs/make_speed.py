@@ -29,8 +29,8 @@ below.
 
 ## What makes your server slower or faster
 
-- **uvloop** takes a third of what asyncio's own event loop takes for small messages. Install `pillarbox[uvloop]`, and
-  run your program with it; `pillarbox serve` does so by itself where it is installed.
+- **uvloop** takes a third of what asyncio's own event loop takes for small messages. It comes
+  with pillarbox where there is one for the system: run your program with it, as `pillarbox serve` does.
 - **A handler that is not set costs nothing**: `on_mail_from`, `on_rcpt_to` and the others are only called where there
   is one. One that is set costs about 1 µs a call, and what it does itself.
 - **A line in the log for each message** costs {log_line}; it is written at level INFO, and a logger that is not
