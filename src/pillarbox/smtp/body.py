@@ -43,7 +43,7 @@ class DataDecoder:
         """Decode the next octets; return what of the message they complete, maybe nothing."""
         # A message that has come in one block and needs no change, as most small ones do: 3 µs less. A slice is
         # compared in half the time of `endswith`; a number is looked for directly, octets are first taken for one.
-        if self._carry is None and block[-5:] == END_OF_DATA and block.partition(DOT)[2] == CRLF:
+        if self._carry is None and block[-5:] == END_OF_DATA and block.rfind(DOT, 0, -5) < 0:
             text = block[:-3]
             if text[0] != _DOT and _NUL not in text and text.replace(b"\r", b"").replace(b"\n", CRLF) == text:
                 self.finished = True
@@ -52,12 +52,7 @@ class DataDecoder:
         if self._carry is None and block[0] == _DOT:
             self._carry, self._skip = CRLF, len(CRLF)
         data = self._carry + block if self._carry else block
-        # Most bodies are base64 and hold no dot but the last: to find that takes 10 µs a megabyte, the searches below
-        # 400-900.
-        first = data.find(_DOT)
-        dot = data.find(DOT, max(first - len(CRLF), 0)) if first >= 0 else -1
-        # In a small message the first line with a dot is the last one: then one search was enough.
-        end = dot if dot < 0 or data.startswith(END_OF_DATA, dot) else data.find(END_OF_DATA, dot)
+        dot, end = _dot_and_end(data)
         if end >= 0:
             self.finished = True
             self.rest = data[end + len(END_OF_DATA) :]
@@ -83,6 +78,21 @@ class DataDecoder:
                 self.flaw = BARE_NEWLINE_IN_DATA
             return _normalized(data)
         return data
+
+
+def _dot_and_end(data: bytes) -> tuple[int, int]:
+    """Return where the first line with a dot is and where the end of data is; -1 where there is none."""
+    # Most bodies are base64 and hold no dot but the last: to find that takes 10 µs a megabyte. To look for several
+    # octets that are not there takes 400-700, and backwards 200-350.
+    first = data.find(_DOT)
+    if first < 0:
+        return -1, -1
+    start = max(first - len(CRLF), 0)
+    if data.rfind(DOT, start) < 0:
+        return -1, -1
+    dot = data.find(DOT, start)
+    # In front of what was sent behind the message another end of data may stand.
+    return dot, -1 if data.rfind(END_OF_DATA, dot) < 0 else data.find(END_OF_DATA, dot)
 
 
 def _has_bare_newline(data: bytes) -> bool:
