@@ -379,6 +379,31 @@ async def test_a_refused_command_changes_nothing() -> None:
     assert inbox[0].recipients == ["b@example.com"]
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        "MAIL FROM:<ä@example.com> BODY=8BITMIME RET=HDRS",  # needs SMTPUTF8
+        "MAIL FROM:<no@example.com> BODY=8BITMIME RET=HDRS SMTPUTF8",  # by the handler
+        "MAIL FROM:<a@example.com> BODY=8BITMIME RET=HDRS SMTPUTF8 SIZE=x",  # by the last parameter
+    ],
+)
+async def test_nothing_of_a_refused_mail_reaches_the_next(refused: str) -> None:
+    def on_mail_from(address: Address, session: Session) -> None:
+        if address.address.startswith("no"):
+            raise Reject
+
+    for handler in (on_mail_from, None):
+        inbox = Inbox()
+        async with serving(on_mail_from=handler, on_data=inbox) as served:
+            client = await served.hello()
+            answer = await client.command(refused)
+            if answer.code < 300:  # nobody to refuse it
+                continue
+            assert (await client.deliver(b"hello\r\n")).startswith("250")
+        envelope = inbox[0].envelope
+        assert (envelope.body_type, envelope.smtp_utf8, envelope.dsn.ret) == ("7bit", False, None)
+
+
 async def test_the_parameters_are_on_the_envelope_when_on_mail_from_is_called() -> None:
     seen: list[tuple[str, object, bool, str]] = []
 

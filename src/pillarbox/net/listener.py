@@ -8,9 +8,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.logs import EventLog
+from pillarbox.net.bulk import BULK
 from pillarbox.net.connection import Connection
 from pillarbox.net.tls import TLSContexts
-from pillarbox.net.wire import BULK, seconds_or_forever
+from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks
 from pillarbox.smtp.service import Hook, Service
 

@@ -8,6 +8,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from pillarbox.errors import ConnectionLost, HandshakeFailed
+from pillarbox.net.bulk import Bulk
+from pillarbox.net.timelimit import TimeLimit
 from pillarbox.net.tls import tls_info
 from pillarbox.smtp import reply
 from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, line_limit
@@ -18,7 +20,6 @@ if sys.platform != "win32":
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
-    from types import TracebackType
 
     from pillarbox.net.listener import Listener
     from pillarbox.session import TLSInfo
@@ -29,8 +30,6 @@ _waiting = bytearray(4)  # where the kernel puts a count
 
 # More than this, and nobody reading: the client waits (its TCP window closes).
 HIGH_WATER = 64 * 1024
-# What a client that sends much is read by. Smaller costs more calls; from 128 KiB on malloc takes fresh pages.
-BULK = 120 * 1024
 # A line past its limit whose end does not follow within this time never ends.
 LINE_END_TIME = 1.0
 # How long input that nobody wants is still read, so that a reset does not destroy the last reply on its way.
@@ -89,7 +88,7 @@ class TransportWire(asyncio.Protocol):
         self._ending: ConnectionEnded | None = None
         self.failure: Exception | None = None  # of the socket or of TLS, for on_error
         self._expiry: Reply | None = reply.TIMEOUT
-        self._limit: _TimeLimit | None = None
+        self._limit: TimeLimit | None = None
         self._line_limit: int | None = None  # of the line under way, where it is longer
         self._eof = self._gone = self._paused = self._upgrading = self._under_tls = False
         self._write_blocked = self._discarding = self._in_bulk = False
@@ -149,7 +148,7 @@ class TransportWire(asyncio.Protocol):
         self._write_blocked = False
         self._wake(None)
 
-    # --- Waiting: one future for each wait, one time stamp, no timer and no coroutine of its own
+    # --- Waiting: one future for each wait, no clock, no timer and no coroutine of its own
 
     def _wake(self, problem: ConnectionEnded | None) -> None:
         waiter, self.waiter = self.waiter, None
@@ -285,7 +284,7 @@ class TransportWire(asyncio.Protocol):
         # handler is slow, 1 MiB a connection. For short commands `data_received` is 2 µs a message cheaper.
         self._in_bulk = True
         self.pause()  # uvloop looks at the protocol when it begins to read
-        self._transport.set_protocol(_Bulk(self))
+        self._transport.set_protocol(Bulk(self))
 
     def unread(self, octets: bytes) -> None:
         self._buffer = octets + self._buffer[self._at :]
@@ -322,8 +321,8 @@ class TransportWire(asyncio.Protocol):
             return task is None or task.cancelling() > 0
         return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
 
-    def time_limit(self, seconds: float) -> _TimeLimit:
-        return _TimeLimit(self, seconds)
+    def time_limit(self, seconds: float) -> TimeLimit:
+        return TimeLimit(self, seconds)
 
     def pause(self) -> None:
         """Read no more until more is asked for."""
@@ -420,64 +419,3 @@ class TransportWire(asyncio.Protocol):
         if transport.get_write_buffer_size():
             self._loop.call_later(CLOSING_TIME, transport.abort)
         transport.close()
-
-
-class _Bulk(asyncio.BufferedProtocol):
-    """Passes on what a transport tells, and reads in large blocks of which one is there at a time."""
-
-    __slots__ = ("_buffer", "_wire")
-
-    def __init__(self, wire: TransportWire) -> None:
-        self._wire = wire
-        self._buffer = wire.listener.bulk_buffer
-
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer  # of all connections: it is emptied before anything else is read
-
-    def buffer_updated(self, nbytes: int) -> None:
-        self._wire.data_received(bytes(self._buffer[:nbytes]))
-        self._wire.pause()
-
-    def eof_received(self) -> bool:
-        return self._wire.eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._wire.connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        self._wire.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._wire.resume_writing()
-
-
-class _TimeLimit:
-    """``handler_timeout`` for one call: the clock stands still while the client is waited for."""
-
-    __slots__ = ("_connection", "_left", "_timeout")
-
-    def __init__(self, connection: TransportWire, seconds: float) -> None:
-        self._connection = connection
-        self._timeout = asyncio.timeout(seconds)
-        self._left = seconds
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-        self._connection._limit = self  # noqa: SLF001 - two halves of one thing
-        self._connection._hindered = True  # noqa: SLF001
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._connection._limit = None  # noqa: SLF001
-        await self._timeout.__aexit__(kind, error, trace)
-
-    def pause(self) -> None:
-        when = self._timeout.when()
-        if when is not None and not self._timeout.expired():
-            self._left = when - asyncio.get_running_loop().time()
-            self._timeout.reschedule(None)
-
-    def resume(self, _: object) -> None:
-        if self._connection._limit is self and not self._timeout.expired():  # noqa: SLF001
-            self._timeout.reschedule(asyncio.get_running_loop().time() + self._left)

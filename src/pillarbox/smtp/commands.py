@@ -51,21 +51,17 @@ def hello(c: Conversation, verb: str, argument: str) -> Reply:
 def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Begin a transaction."""
     service, session = c.service, c.session
-    try:
-        address, rest = split_path(argument, "FROM", service.lenient)
-    except GrammarError as problem:
-        raise _bad_address(c, problem, reply.BAD_SENDER) from problem
-    sender = Address(address)
+    address, rest = _path(c, argument, "FROM", reply.BAD_SENDER)
+    sender, envelope = Address(address), session.envelope  # which is empty outside a transaction
     if rest:
-        # Outside a transaction the envelope is empty: a new one takes its place only when all is well.
         envelope = Envelope()
         params.parse(rest, params.MAIL, Asked(service, session.secure, envelope, sender))
-        session.envelope = envelope
-    if not (argument.isascii() or session.envelope.smtp_utf8):
+    if not (argument.isascii() or envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
-    if service.asks_for_senders:
+    session.envelope = envelope
+    if service.hooks["on_mail_from"] is not None:
         return _ask_for_sender(c, sender)
-    session.envelope.mail_from = sender
+    envelope.mail_from = sender
     c.phase |= MAIL
     return reply.SENDER_OK
 
@@ -84,10 +80,7 @@ async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
 def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Add a recipient."""
     service, session = c.service, c.session
-    try:
-        address, rest = split_path(argument, "TO", service.lenient)
-    except GrammarError as problem:
-        raise _bad_address(c, problem, reply.BAD_RECIPIENT) from problem
+    address, rest = _path(c, argument, "TO", reply.BAD_RECIPIENT)
     if not address:
         raise Refused(reply.BAD_RECIPIENT)
     recipient = Recipient(address)
@@ -95,7 +88,7 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         params.parse(rest, params.RCPT, Asked(service, session.secure, session.envelope, recipient))
     if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
-    if service.asks_for_recipients:
+    if service.hooks["on_rcpt_to"] is not None:
         return _ask_for_recipient(c, recipient)
     _add_recipient(c, recipient)
     return reply.RECIPIENT_OK
@@ -124,9 +117,12 @@ def _add_recipient(c: Conversation, recipient: Recipient) -> None:
         recipients.append(recipient)
 
 
-def _bad_address(c: Conversation, problem: GrammarError, answer: Reply) -> Refused:
-    c.service.log.event(INFO, "syntax", c.session, "bad address: %s", str(problem))
-    return Refused(answer)
+def _path(c: Conversation, argument: str, keyword: str, refusal: Reply) -> tuple[str, str]:
+    try:
+        return split_path(argument, keyword, c.service.lenient)
+    except GrammarError as problem:
+        c.service.log.event(INFO, "syntax", c.session, "bad address: %s", str(problem))
+        raise Refused(refusal) from problem
 
 
 async def data(c: Conversation, argument: str) -> Reply | None:

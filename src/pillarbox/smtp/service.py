@@ -36,8 +36,6 @@ class Service:
         self.bare_newline = options.bare_newline
         self.size = options.size
         self.lenient = options.lenient_address_parsing
-        self.asks_for_senders = hooks["on_mail_from"] is not None
-        self.asks_for_recipients = hooks["on_rcpt_to"] is not None
         self.auth_needs_tls = options.auth_needs_tls
         self.xclient_peers = Networks(options.use_xclient) or None
         self.xforward_peers = Networks(options.use_xforward) or None
