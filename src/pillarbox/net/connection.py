@@ -34,7 +34,8 @@ class Connection(TransportWire):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        if transport.get_extra_info("peername") is None and isinstance(transport.get_extra_info("sockname"), tuple):
+        peer, here = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
+        if peer is None and isinstance(here, tuple):
             self._discarding = True  # it is gone already, and without its address nobody could say who it was
             self._transport.abort()
             return
@@ -43,7 +44,7 @@ class Connection(TransportWire):
             return
         if self.listener.tls_first and not self.listener.proxies:
             self.pause()  # a ClientHello that is read before start_tls is lost
-        self.session = self._new_session()
+        self.session = self._new_session(peer, here)
         self.listener.opened(self)
         self.task = self._loop.create_task(self._run())
         self.task.add_done_callback(self._done)
@@ -76,9 +77,9 @@ class Connection(TransportWire):
         self.conversation = None
         del self._transport
 
-    def _new_session(self) -> Session:
-        remote_address, remote_port = _endpoint(self._transport.get_extra_info("peername"))
-        local_address, local_port = _endpoint(self._transport.get_extra_info("sockname"))
+    def _new_session(self, peer: Any, here: Any) -> Session:
+        remote_address, remote_port = _endpoint(peer)
+        local_address, local_port = _endpoint(here)
         options = self.listener.options
         return Session(
             remote_address=remote_address,
@@ -120,7 +121,8 @@ class Connection(TransportWire):
     async def _ended(self) -> None:
         """Close, and tell the application what it wants to know of the end."""
         self.close()
-        self.service.log.event(DEBUG, "close", self.session, "connection closed")
+        if self.service.log.enabled(DEBUG):
+            self.service.log.event(DEBUG, "close", self.session, "connection closed")
         conversation = self.conversation
         # A connection that breaks outside a transaction is how many clients end: no failure to speak of.
         in_transaction = conversation is not None and conversation.in_transaction

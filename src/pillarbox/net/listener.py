@@ -38,10 +38,11 @@ class Connections:
         if timeout is not None:
             self.interval = min(self.interval, max(0.02, timeout / 16))
 
-    def add(self, connection: Connection, loop: asyncio.AbstractEventLoop) -> None:
+    def add(self, connection: Connection) -> None:
         """Begin to watch a connection."""
         self.all.add(connection)
         if self._timer is None:
+            loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self.interval, self._sweep, loop)
 
     def remove(self, connection: Connection) -> None:
@@ -119,7 +120,7 @@ class Listener:
 
     def opened(self, connection: Connection) -> None:
         """Note a new connection."""
-        self.connections.add(connection, asyncio.get_running_loop())
+        self.connections.add(connection)
 
     def closed(self, connection: Connection) -> None:
         """Note the end of a connection."""

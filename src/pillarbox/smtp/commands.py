@@ -35,14 +35,14 @@ def hello(c: Conversation, verb: str, argument: str) -> Reply:
     session.opening_command = verb
     session.host_name_appears_as = argument
     c.phase |= HELLO
-    first = c.service.hello_text(session)
+    first = reply.one_line(c.service.hello_text(session))
     if verb == "HELO":
-        return Reply(250, "", first)
+        return Reply.of_lines(250, [first])
     may_xclient, may_xforward = c.trusted(c.service.xclient_peers), c.trusted(c.service.xforward_peers)
     keywords = c.service.keywords(
         session, authenticated=bool(c.phase & AUTH), xclient=may_xclient, xforward=may_xforward
     )
-    return Reply.of_lines(250, [reply.one_line(first), *keywords])
+    return Reply.of_lines(250, [first, *keywords])
 
 
 # --- A mail transaction (RFC 5321 3.3)

@@ -78,8 +78,8 @@ class Reply:
 
     def shown(self, codes: bool) -> str:
         """Return the reply as text, with or without the enhanced code."""
-        parts = (str(self.code), self.enhanced if codes else "", self.text)
-        return " ".join(part for part in parts if part)
+        start = f"{self.code} {self.enhanced}" if codes and self.enhanced else str(self.code)
+        return f"{start} {self.text}" if self.text else start
 
     def __str__(self) -> str:
         return self.shown(codes=True)
