@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from pillarbox import Options
+from pillarbox import Extension, Options
 from pillarbox.optioncheck import plain_default
 from pillarbox.options import HANDLERS, PEM, SECTIONS, Declaration, Hook, Resolver, declarations
 
@@ -131,7 +131,7 @@ def _kind(hint: Any) -> str:
 
 
 def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Options, localns={"ssl": ssl})
+    return typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension})
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def parse(text: str) -> tuple[list[bytes], list[list[str]], bool]:
     expected: list[list[str]] = [[]]
     closes = False
     last = "S"
-    for line in (line.strip() for line in text.strip().splitlines()):
+    for line in filter(None, map(str.strip, text.splitlines())):
         kind, _, rest = line.partition(":")
         rest = rest.removeprefix(" ")
         if kind == "S":

@@ -7,11 +7,14 @@ The names below are the public ones; modules and names that are not here may cha
 """
 
 from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed, MessageTooLarge, Reject
+from pillarbox.extension import Asked, Command, Extension, Parameter, Phase
 from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
 from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
+from pillarbox.smtp.conversation import Conversation
+from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.trace import received_header, return_path_header
@@ -20,20 +23,27 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Address",
+    "Asked",
     "AuthRequest",
+    "Command",
     "ConfigurationError",
     "ConnectionLost",
+    "Conversation",
     "DNSResolver",
     "Envelope",
+    "Extension",
     "HandshakeFailed",
     "HostNames",
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
     "Options",
+    "Parameter",
+    "Phase",
     "Recipient",
     "RecipientDSN",
     "Reject",
+    "Reply",
     "SMTPServer",
     "Session",
     "TLSInfo",

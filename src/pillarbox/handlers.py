@@ -55,6 +55,14 @@ class Handlers:
         """
         return _NOTHING
 
+    def on_ehlo(self, keywords: list[str], session: Session) -> Any:
+        """Let a client introduce itself (HELO, EHLO or LHLO: ``session.opening_command``, ``host_name_appears_as``).
+
+        keywords: what will be announced, "SIZE 10000000" for example, empty for HELO. Change the list or return
+        another; that only hides what works nevertheless. ``Reject``: 550 by default; any other exception: 451.
+        """
+        return _NOTHING
+
     def on_auth(self, auth: AuthRequest, session: Session) -> Any:
         """Return the user to accept a credential (RFC 4954). Default: all fail.
 
@@ -74,6 +82,37 @@ class Handlers:
         """Accept a recipient (RFC 5321 4.1.1.3); it joins the envelope when this returns.
 
         ``Reject``: 550 by default; any other exception: 451.
+        """
+        return _NOTHING
+
+    def on_reset(self, session: Session) -> Any:
+        """Note RSET (RFC 5321 4.1.1.5); ``session.envelope`` is still what is forgotten next.
+
+        It cannot be refused: what this raises goes to ``on_error``. A new EHLO ends a transaction too (``on_ehlo``),
+        and so does the end of the connection (``on_close``).
+        """
+        return _NOTHING
+
+    def on_vrfy(self, address: str, session: Session) -> Any:
+        """Verify a mailbox (RFC 5321 3.5). Default: neither confirmed nor denied, 252.
+
+        Return the text of the 250 reply, which names the mailbox ("Jo Doe <jo@example.com>"), or None for 252.
+        ``Reject``: 550 by default; any other exception: 451.
+        """
+        return _NOTHING
+
+    def on_expn(self, name: str, session: Session) -> Any:
+        """Return the members of a mailing list (RFC 5321 3.5), each for one line of the 250 reply.
+
+        Without this handler the verb is unknown. None or an empty list, or ``Reject``: 550 by default; any other
+        exception: 451.
+        """
+        return _NOTHING
+
+    def on_help(self, topic: str, session: Session) -> Any:
+        """Return the text of HELP's 214 reply (RFC 5321 4.1.1.8), maybe of several lines; None for the default.
+
+        topic: what stood behind HELP, maybe "". ``Reject``: 504 by default; any other exception: 451.
         """
         return _NOTHING
 
@@ -107,7 +146,12 @@ class Handlers:
 _IDLE = (
     Handlers.on_connect,
     Handlers.on_secure,
+    Handlers.on_ehlo,
     Handlers.on_mail_from,
     Handlers.on_rcpt_to,
+    Handlers.on_reset,
+    Handlers.on_vrfy,
+    Handlers.on_expn,
+    Handlers.on_help,
     Handlers.on_close,
 )

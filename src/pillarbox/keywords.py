@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from pillarbox.extension import Extension
 from pillarbox.options import PEM, Hook, Resolver, TLSVersion
 
 
@@ -51,6 +52,9 @@ class OptionKeywords(TypedDict, total=False):
     hide_enhanced_status_codes: bool
     hide_dsn: bool
     hide_requiretls: bool
+    hide_chunking: bool
+    binarymime: bool
+    extensions: Sequence[Extension]
     max_command_length: int
     lenient_address_parsing: bool
     lenient_parameters: bool
@@ -71,9 +75,14 @@ class OptionKeywords(TypedDict, total=False):
     use_xforward: bool | Sequence[str]
     on_connect: Hook | None
     on_secure: Hook | None
+    on_ehlo: Hook | None
     on_auth: Hook | None
     on_mail_from: Hook | None
     on_rcpt_to: Hook | None
     on_data: Hook | None
+    on_reset: Hook | None
+    on_vrfy: Hook | None
+    on_expn: Hook | None
+    on_help: Hook | None
     on_close: Hook | None
     on_error: Hook | None

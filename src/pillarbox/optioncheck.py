@@ -74,9 +74,10 @@ def likely(name: str, known: Sequence[str]) -> str:
 @lru_cache(maxsize=1)
 def hints() -> dict[str, Any]:
     """Return option → type, for all that a configuration file can hold."""
+    from pillarbox.extension import Extension
     from pillarbox.options import Options
 
-    found = typing.get_type_hints(Options, localns={"ssl": ssl})
+    found = typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension})
     return {name: found[name] for name, declaration in _declarations().items() if not declaration.in_code_only}
 
 
@@ -208,6 +209,16 @@ def ssl_context(name: str, value: Any) -> Any:
     if value.protocol == ssl.PROTOCOL_TLS_CLIENT:
         wrong(name, "is made for clients: use ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)")
     return value
+
+
+def extensions(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
+    """Refuse what is no extension; what clashes with another shows when the server is made."""
+    from pillarbox.extension import Extension
+
+    for entry in value if isinstance(value, Sequence) else (value,):
+        if not isinstance(entry, Extension):
+            wrong(name, f"must be a list of pillarbox.Extension, not {type(entry).__name__}")
+    return tuple(value)
 
 
 def resolver(name: str, value: Any) -> Any:

@@ -20,6 +20,8 @@ from pillarbox.errors import ConfigurationError
 if TYPE_CHECKING:
     import ssl
 
+    from pillarbox.extension import Extension
+
 SERVER = "Server behaviour"
 TLS = "TLS and security"
 AUTHENTICATION = "Authentication"
@@ -77,7 +79,7 @@ def _seconds(default: float | None, section: str, help: str, **more: Any) -> Any
     return _option(default, section, help, unit="s", scale=0.001, **more)
 
 
-def _hook(reference: str, help: str) -> Any:
+def _hook(reference: str | None, help: str) -> Any:
     return _option(None, HANDLERS, help, reference=reference, in_code_only=True, check=optioncheck.hook)
 
 
@@ -304,6 +306,23 @@ class Options:
         reference="hideREQUIRETLS",
     )
 
+    hide_chunking: bool = _option(
+        False, EXTENSIONS, "Do not advertise CHUNKING (RFC 3030). To do without BDAT disable it in `disabled_commands`."
+    )
+    binarymime: bool = _option(
+        False,
+        EXTENSIONS,
+        "Offer BINARYMIME (RFC 3030): with BODY=BINARYMIME a message may hold any octets, NUL and lines of any form,"
+        " and comes by BDAT.",
+    )
+    extensions: Sequence[Extension] = _option(
+        (),
+        EXTENSIONS,
+        "Extensions of your own: `Extension` objects with EHLO keywords, verbs and parameters of MAIL and RCPT.",
+        in_code_only=True,
+        check=optioncheck.extensions,
+    )
+
     # --- Commands and messages
     max_command_length: int = _option(
         4096,
@@ -426,10 +445,17 @@ class Options:
     # --- Handlers
     on_connect: Hook | None = _hook("onConnect", "`on_connect(session)`, before the greeting.")
     on_secure: Hook | None = _hook("onSecure", "`on_secure(tls, session)`, after each TLS handshake.")
+    on_ehlo: Hook | None = _hook(
+        None, "`on_ehlo(keywords, session)`, on HELO, EHLO and LHLO: what is announced may be changed."
+    )
     on_auth: Hook | None = _hook("onAuth", "`on_auth(auth, session)`: a complete credential arrived.")
     on_mail_from: Hook | None = _hook("onMailFrom", "`on_mail_from(address, session)`, on MAIL.")
     on_rcpt_to: Hook | None = _hook("onRcptTo", "`on_rcpt_to(address, session)`, on each RCPT.")
     on_data: Hook | None = _hook("onData", "`await on_data(stream, session)`: a message arrives.")
+    on_reset: Hook | None = _hook(None, "`on_reset(session)`, on RSET, before the transaction is forgotten.")
+    on_vrfy: Hook | None = _hook(None, "`on_vrfy(address, session)`, on VRFY.")
+    on_expn: Hook | None = _hook(None, "`on_expn(name, session)`, on EXPN; without it the verb is unknown.")
+    on_help: Hook | None = _hook(None, "`on_help(topic, session)`, on HELP.")
     on_close: Hook | None = _hook("onClose", "`on_close(session)`: the connection is gone.")
     on_error: Hook | None = _hook(
         "onError", "`on_error(error, session)`: a socket, TLS or handler failure; logged by default."

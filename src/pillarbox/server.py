@@ -21,6 +21,7 @@ from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.net.listener import Connections, Listener
 from pillarbox.net.tls import TLSContexts
 from pillarbox.options import Options
+from pillarbox.smtp.service import Service
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,8 +54,10 @@ class SMTPServer(Handlers):
             given = getattr(self.options, hook)
             if given is not None:
                 setattr(self, hook, given)
-        TLSContexts(self.options)  # a key that cannot be used is an error now, not at the first connection
         self._log = EventLog(self.options.logger, self.options.component)
+        # What cannot be used, a key or an extension, is an error now, not at the first connection.
+        TLSContexts(self.options)
+        Service(self.options, dict.fromkeys(HOOKS), self._log)
         self._connections = Connections()
         self._listeners: list[Listener] = []
         self._socket_listener: Listener | None = None

@@ -7,6 +7,8 @@ from base64 import b32encode
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+BodyType = Literal["7bit", "8bitmime", "binarymime"]
+
 
 @dataclass(frozen=True, slots=True)
 class TLSInfo:
@@ -56,11 +58,12 @@ _NO_MESSAGE_DSN, _NO_RECIPIENT_DSN = MessageDSN(), RecipientDSN()
 class Address:
     """A reverse path: ``address`` ("" is the null sender) and the parameters that came with it.
 
-    ``args`` maps a parameter's keyword in upper case to its value, or to True for a flag.
+    ``args`` maps a parameter's keyword in upper case to its value, or to True for a flag; or to what an extension of
+    the application's own has made of it.
     """
 
     address: str
-    args: dict[str, str | Literal[True]] = field(default_factory=dict)
+    args: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.address
@@ -82,13 +85,13 @@ class Envelope:
     """One mail transaction: who sends it, to whom, and what MAIL said of it (RFC 5321 2.3.1).
 
     mail_from: None until MAIL is accepted. rcpt_to: the accepted recipients in order; in SMTP a repeated one replaces
-    the earlier, in LMTP both stay (RFC 2033 4.2). body_type: BODY (RFC 6152). smtp_utf8: SMTPUTF8 (RFC 6531).
+    the earlier, in LMTP both stay (RFC 2033 4.2). body_type: BODY (RFC 6152, RFC 3030). smtp_utf8: SMTPUTF8 (RFC 6531).
     require_tls: REQUIRETLS (RFC 8689). dsn: RET and ENVID (RFC 3461).
     """
 
     mail_from: Address | None = None
     rcpt_to: list[Recipient] = field(default_factory=list)
-    body_type: Literal["7bit", "8bitmime"] = "7bit"
+    body_type: BodyType = "7bit"
     smtp_utf8: bool = False
     require_tls: bool = False
     dsn: MessageDSN = _NO_MESSAGE_DSN

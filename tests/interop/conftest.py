@@ -25,6 +25,15 @@ class Authority:
     options: dict[str, bytes | list[bytes]]
 
 
+@pytest.fixture(autouse=True)
+def what_it_proves(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Note in the run's report what a test shows of which peer: ``@pytest.mark.proves("Postfix smtp", "CHUNKING")``."""
+    for marker in request.node.iter_markers("proves"):
+        peer, *shown = marker.args
+        for what in shown:
+            record_property(f"proves {peer}", what)
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     folder = tmp_path_factory.mktemp("authority")

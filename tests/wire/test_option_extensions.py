@@ -7,19 +7,24 @@ from typing import Any
 
 import pytest
 
-from pillarbox import AuthRequest, MessageStream, Recipient, Reject, Session
+from pillarbox import AuthRequest, Command, Extension, MessageStream, Recipient, Reject, Reply, Session
 from support import PLAIN, Inbox, careless, serving
 
 
 async def test_what_is_advertised_by_default() -> None:
     async with serving() as served:
         client = await served.client()
-        assert await client.ehlo() == {"PIPELINING": "", "8BITMIME": "", "SMTPUTF8": "", "STARTTLS": ""}
+        assert await client.ehlo() == {"PIPELINING": "", "8BITMIME": "", "SMTPUTF8": "", "CHUNKING": "", "STARTTLS": ""}
 
 
 @pytest.mark.parametrize(
     ("option", "keyword"),
-    [("hide_pipelining", "PIPELINING"), ("hide_8bitmime", "8BITMIME"), ("hide_smtputf8", "SMTPUTF8")],
+    [
+        ("hide_pipelining", "PIPELINING"),
+        ("hide_8bitmime", "8BITMIME"),
+        ("hide_smtputf8", "SMTPUTF8"),
+        ("hide_chunking", "CHUNKING"),
+    ],
 )
 async def test_a_hidden_keyword(option: str, keyword: str) -> None:
     async with serving(**{option: True}) as served:
@@ -55,7 +60,7 @@ async def test_hide_requiretls_false_advertises_it_under_tls_only() -> None:
 
 async def test_hiding_stops_advertising_and_nothing_else() -> None:
     inbox = Inbox()
-    hidden = {"hide_pipelining": True, "hide_8bitmime": True, "hide_smtputf8": True}
+    hidden = {"hide_pipelining": True, "hide_8bitmime": True, "hide_smtputf8": True, "hide_chunking": True}
     async with serving(**hidden, on_data=inbox) as served:
         client = await served.client()
         await client.starttls(careless())
@@ -306,3 +311,43 @@ async def test_without_starttls_auth_does_not_wait_for_it(options: dict[str, Any
         assert "STARTTLS" not in offered
         assert offered["AUTH"] == "LOGIN PLAIN"
         assert await client.say(f"AUTH PLAIN {PLAIN}") == "235 Authentication successful"
+
+
+async def test_binarymime() -> None:
+    inbox = Inbox()
+    async with serving(binarymime=True, on_data=inbox) as served:
+        client = await served.client()
+        assert "BINARYMIME" in await client.ehlo()
+        await client.say("MAIL FROM:<a@example.com> BODY=BINARYMIME")
+        await client.say("RCPT TO:<b@example.com>")
+        await client.send(b"BDAT 5\r\n\0\n\r\xff.")
+        assert await client.hear() == "250 5 octets received"
+        await client.send(b"BDAT 0 LAST\r\n")
+        assert await client.hear() == "250 OK: message queued"
+    assert [message.content for message in inbox] == [b"\0\n\r\xff."]
+    async with serving() as served:
+        client = await served.client()
+        assert "BINARYMIME" not in await client.ehlo()
+        assert (await client.command("MAIL FROM:<a@example.com> BODY=BINARYMIME")).code == 501
+
+
+async def test_extensions_and_the_handlers_of_small_verbs() -> None:
+    ping = Command("XPING", lambda conversation, argument: Reply(250, "2.0.0", f"pong {argument}"))
+    heard: list[str] = []
+    options = {
+        "extensions": [Extension("XPING", [ping])],
+        "on_ehlo": lambda keywords, session: [*keywords, "XMORE"],
+        "on_reset": lambda session: heard.append(session.id),
+        "on_vrfy": lambda address, session: f"<{address}@example.com>",
+        "on_expn": lambda name, session: [f"{name}-1@example.com", f"{name}-2@example.com"],
+        "on_help": lambda topic, session: f"about {topic}",
+    }
+    async with serving(**options) as served:
+        client = await served.client()
+        assert {"XPING", "XMORE", "VRFY", "EXPN", "HELP"} <= (await client.ehlo()).keys()
+        assert await client.say("XPING 5") == "250 pong 5"
+        assert await client.say("VRFY jo") == "250 <jo@example.com>"
+        assert (await client.command("EXPN all")).lines == ["all-1@example.com", "all-2@example.com"]
+        assert await client.say("HELP MAIL") == "214 about MAIL"
+        assert await client.say("RSET") == "250 Flushed"
+    assert len(heard) == 1

@@ -341,7 +341,6 @@ SEQUENCE = [
     ("RSET", "250 Flushed"),
     ("RCPT TO:<b@example.com>", "503 Error: need MAIL command"),
     ("NOOP what ever", "250 OK"),
-    ("BDAT 5 LAST", "500 Error: command not recognized"),
     ("EXPN list", "500 Error: command not recognized"),
     ("", "500 Error: command not recognized"),
 ]

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import Reject
 from pillarbox.smtp import reply
-from pillarbox.smtp.params import Refused
-from pillarbox.smtp.reply import Reply
+from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.sasl import AuthRequest, InvalidCredential
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, read_line
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -37,6 +36,10 @@ ON_SECURE = Rule("on_secure", Reply(554, "5.7.1", "Error: connection refused"), 
 ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
 ON_MAIL_FROM = Rule("on_mail_from", Reply(550, "5.7.1", "Error: sender refused"))
 ON_RCPT_TO = Rule("on_rcpt_to", Reply(550, "5.1.1", "Error: recipient refused"))
+ON_EHLO = Rule("on_ehlo", Reply(550, "5.7.1", "Error: access denied"))
+ON_VRFY = Rule("on_vrfy", Reply(550, "5.1.1", "Error: no such user"))
+ON_EXPN = Rule("on_expn", Reply(550, "5.1.1", "Error: no such mailing list"))
+ON_HELP = Rule("on_help", Reply(504, "5.5.4", "Error: no help on that"))
 ON_DATA = Rule("on_data", Reply(450, "4.3.0", "Error: message refused, try again later"))
 _XCLIENT_LOGIN = Rule("on_auth", Reply(550, "5.7.8", "Error: LOGIN refused"), reply.AUTH_FAILED_HERE)
 
@@ -65,7 +68,7 @@ class Asking:
                 raise answer  # nor may one that was returned where it was to be raised
         except Reject as reject:
             raise Refused(self._refusal(reject, rule)) from reject
-        except (Refused, ConnectionEnded):
+        except (Refused, ConnectionEnded, TransactionAborted):
             raise
         except BaseException as error:
             await self._failed(error)
@@ -103,6 +106,13 @@ class Asking:
         try:
             await self._tell("on_close", self.session)
         except Exception as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
+            await self.report(error)
+
+    async def tell_reset(self) -> None:
+        """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
+        try:
+            await self._tell("on_reset", self.session)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is 250
             await self.report(error)
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pillarbox.smtp.reply import BARE_NEWLINE_IN_DATA, NUL_IN_DATA, Reply
 
+BareNewline = Literal["normalize", "reject", "accept"]
 CRLF = b"\r\n"
 # RFC 5321 4.1.1.4: "the character sequence <CRLF>.<CRLF>, where the first <CRLF> is actually the terminator of the
 # previous line".
@@ -30,8 +31,9 @@ class DataDecoder:
     """
 
     __slots__ = ("_bare_newline", "_carry", "_skip", "finished", "flaw", "rest")
+    ending = False  # the end is in the data, not announced
 
-    def __init__(self, bare_newline: Literal["normalize", "reject", "accept"] = "normalize") -> None:
+    def __init__(self, bare_newline: BareNewline = "normalize") -> None:
         self._bare_newline = bare_newline
         self._carry: bytes | None = None  # what may be the beginning of an end of data; None: nothing has come yet
         self._skip = 0  # octets of that which are not handed out
@@ -68,16 +70,24 @@ class DataDecoder:
             data = CRLF.join(data[:stop].split(DOT))[start:]
         elif start or stop < len(data):
             data = data[start:stop]
-        return data if self._bare_newline == "accept" else self._checked(data)
-
-    def _checked(self, data: bytes) -> bytes:
-        if _NUL in data:
-            self.flaw = self.flaw or NUL_IN_DATA
-        if _has_bare_newline(data):
-            if self._bare_newline == "reject":
-                self.flaw = BARE_NEWLINE_IN_DATA
-            return _normalized(data)
+        if self._bare_newline == "accept":
+            return data
+        data, flaw = checked(data, self._bare_newline)
+        self.flaw = worse(self.flaw, flaw)
         return data
+
+
+def worse(one: Reply | None, other: Reply | None) -> Reply | None:
+    """Return which of two flaws is told: a bare newline closes the connection, so it stands above all."""
+    return BARE_NEWLINE_IN_DATA if BARE_NEWLINE_IN_DATA in (one, other) else one or other
+
+
+def checked(data: bytes, bare_newline: BareNewline) -> tuple[bytes, Reply | None]:
+    """Return text whose line ends are all CRLF, and the reply that refuses it, if anything does."""
+    flaw = NUL_IN_DATA if _NUL in data else None
+    if _has_bare_newline(data):
+        return _normalized(data), BARE_NEWLINE_IN_DATA if bare_newline == "reject" else flaw
+    return data, flaw
 
 
 def _dot_and_end(data: bytes) -> tuple[int, int]:

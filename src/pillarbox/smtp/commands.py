@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from functools import reduce
+from collections.abc import Awaitable, Callable, Iterable
 from logging import INFO
-from operator import or_
 from typing import TYPE_CHECKING
 
+from pillarbox.extension import Asked, Command
 from pillarbox.session import Address, Envelope, Recipient
 from pillarbox.smtp import params, reply, xclient
-from pillarbox.smtp.asking import ON_CONNECT, ON_DATA, ON_MAIL_FROM, ON_RCPT_TO, ON_SECURE, authenticate
-from pillarbox.smtp.body import DataDecoder
+from pillarbox.smtp.asking import (
+    ON_CONNECT,
+    ON_EHLO,
+    ON_EXPN,
+    ON_HELP,
+    ON_MAIL_FROM,
+    ON_RCPT_TO,
+    ON_SECURE,
+    ON_VRFY,
+    authenticate,
+)
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
-from pillarbox.smtp.params import Asked, Refused
-from pillarbox.smtp.phase import AUTH, DOOMED, HELLO, MAIL, RCPT, TLS
-from pillarbox.smtp.reply import Reply
-from pillarbox.smtp.stream import MessageStream
+from pillarbox.smtp.message import bdat, data
+from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
+from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.wire import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -26,23 +32,41 @@ if TYPE_CHECKING:
 # --- Greetings (RFC 5321 4.1.1.1, RFC 2033 4.1)
 
 
-def hello(c: Conversation, verb: str, argument: str) -> Reply:
+def hello(c: Conversation, verb: str, argument: str) -> Reply | Awaitable[Reply]:
     """Answer HELO, EHLO or LHLO: a new hello also ends a transaction."""
     if not argument or " " in argument:
         raise Refused(reply.syntax(f"{verb} hostname"))
-    session = c.session
+    if c.service.hooks["on_ehlo"] is not None:
+        return _ask_for_hello(c, verb, argument)
+    _greeted(c, verb, argument)
+    return _hello_reply(c, [] if verb == "HELO" else c.service.keywords(c.session))
+
+
+def _greeted(c: Conversation, verb: str, argument: str) -> None:
     c.reset()
-    session.opening_command = verb
-    session.host_name_appears_as = argument
+    c.session.opening_command = verb
+    c.session.host_name_appears_as = argument
     c.phase |= HELLO
-    first = reply.one_line(c.service.hello_text(session))
-    if verb == "HELO":
-        return Reply.of_lines(250, [first])
-    may_xclient, may_xforward = c.trusted(c.service.xclient_peers), c.trusted(c.service.xforward_peers)
-    keywords = c.service.keywords(
-        session, authenticated=bool(c.phase & AUTH), xclient=may_xclient, xforward=may_xforward
-    )
-    return Reply.of_lines(250, [first, *keywords])
+
+
+def _hello_reply(c: Conversation, keywords: Iterable[bytes]) -> Reply:
+    # RFC 2034 4: no enhanced code here.
+    return Reply.of_lines(250, [reply.one_line(c.service.hello_text(c.session)), *keywords])
+
+
+async def _ask_for_hello(c: Conversation, verb: str, argument: str) -> Reply:
+    session, service = c.session, c.service
+    before = session.opening_command, session.host_name_appears_as
+    session.opening_command, session.host_name_appears_as = verb, argument
+    offered = [] if verb == "HELO" else [keyword.decode() for keyword in service.keywords(session)]
+    try:
+        answer = await c.asking.ask(ON_EHLO, offered, session)
+        keywords = service.checked_keywords(offered if answer is None else answer)
+    except Refused:
+        session.opening_command, session.host_name_appears_as = before
+        raise
+    _greeted(c, verb, argument)
+    return _hello_reply(c, [] if verb == "HELO" else keywords)
 
 
 # --- A mail transaction (RFC 5321 3.3)
@@ -55,14 +79,14 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     sender, envelope = Address(address), session.envelope  # which is empty outside a transaction
     if rest:
         envelope = Envelope()
-        params.parse(rest, params.MAIL, Asked(service, session.secure, envelope, sender))
+        params.parse(rest, service.mail_parameters, Asked(service.options, session, envelope, sender))
     if not (argument.isascii() or envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
     session.envelope = envelope
     if service.hooks["on_mail_from"] is not None:
         return _ask_for_sender(c, sender)
     envelope.mail_from = sender
-    c.phase |= MAIL
+    c.phase = c.phase & ~CHUNKS | MAIL
     return reply.SENDER_OK
 
 
@@ -73,7 +97,7 @@ async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
         c.session.envelope = Envelope()
         raise
     c.session.envelope.mail_from = sender
-    c.phase |= MAIL
+    c.phase = c.phase & ~CHUNKS | MAIL
     return reply.SENDER_OK
 
 
@@ -85,7 +109,7 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         raise Refused(reply.BAD_RECIPIENT)
     recipient = Recipient(address)
     if rest:
-        params.parse(rest, params.RCPT, Asked(service, session.secure, session.envelope, recipient))
+        params.parse(rest, service.rcpt_parameters, Asked(service.options, session, session.envelope, recipient))
     if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
     if service.hooks["on_rcpt_to"] is not None:
@@ -125,68 +149,18 @@ def _path(c: Conversation, argument: str, keyword: str, refusal: Reply) -> tuple
         raise Refused(refusal) from problem
 
 
-async def data(c: Conversation, argument: str) -> Reply | None:
-    """Receive a message, give it to the handler as it comes, and answer for it."""
-    if argument:
-        raise Refused(reply.syntax("DATA"))
-    service, wire = c.service, c.wire
-    c.reply(reply.START_DATA)
-    wire.flush()  # the client need not wait until the handler reads
-    stream = MessageStream(wire, DataDecoder(service.bare_newline), service.size, service.enforced_size)
-    answer: object
-    try:
-        answer = await c.asking.ask(ON_DATA, stream, c.session)
-    except Refused as refused:
-        answer = refused
-    if not stream.close():
-        await stream.drain()
-    if stream.refusal is not None:  # stands even where the handler swallowed it
-        answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
-    if answer is None and not service.options.lmtp:
-        _end_message(c, stream, service.accepted)
-        if not wire.buffered():
-            return service.accepted
-        c.reply(service.accepted)
-        wire.flush()  # the client need not wait for what it sent behind the message: it would send that again
-        return None
-    last = await _answer_message(c, answer)
-    _end_message(c, stream, last)
-    if last.code == 421:
-        raise ConnectionEnded("closed by the reply")
-    if stream.bare:
-        raise ConnectionEnded("a bare CR or LF in the message")
-    wire.flush()
-    return None
-
-
-async def _answer_message(c: Conversation, answer: object) -> Reply:
-    """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes."""
-    if not c.service.options.lmtp:
-        last = await c.asking.message_reply(answer)
-        c.reply(last)
-        return last
-    closes = None
-    async for last in c.asking.recipient_replies(answer):
-        c.reply(last)
-        closes = last if last.code == 421 else closes
-    return closes or last
-
-
-def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
-    if c.informs:
-        envelope = c.session.envelope
-        c.service.log.event(
-            INFO, "message", c.session, "message from <%s> for %d recipients, %d bytes: %s",
-            str(envelope.mail_from), len(envelope.rcpt_to), stream.byte_length, str(last),
-        )  # fmt: skip
-    c.unrecognized = 0
-    c.reset()
-
-
-def rset(c: Conversation, argument: str) -> Reply:
+def rset(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Abort the transaction (RFC 5321 4.1.1.5)."""
     if argument:
         raise Refused(reply.syntax("RSET"))
+    if c.service.hooks["on_reset"] is not None:
+        return _tell_of_reset(c)
+    c.reset()
+    return reply.FLUSHED
+
+
+async def _tell_of_reset(c: Conversation) -> Reply:
+    await c.asking.tell_reset()
     c.reset()
     return reply.FLUSHED
 
@@ -208,7 +182,6 @@ async def starttls(c: Conversation, argument: str) -> None:
     # obtained from the client".
     c.start_over()
     xclient.forget(session)
-    c.vouched_for = False
     session.secure = True
     session.servername = session.tls.servername
     c.phase = TLS
@@ -235,7 +208,7 @@ async def auth(c: Conversation, argument: str) -> Reply:
 
 async def take_xclient(c: Conversation, argument: str) -> None:
     """Take another's word for who the client is, and begin again with the greeting."""
-    if not c.trusted(c.service.xclient_peers):
+    if not c.service.may_xclient(c.session):
         raise Refused(reply.NOT_PERMITTED)
     values = xclient.parse("XCLIENT", argument, xclient.XCLIENT)
     login = values.get("LOGIN")
@@ -245,7 +218,6 @@ async def take_xclient(c: Conversation, argument: str) -> None:
     if user is not None:
         c.session.user, c.session.username = user, login
         c.phase |= AUTH
-    c.vouched_for = "ADDR" in values
     c.service.log.event(INFO, "xclient", c.session, "XCLIENT %s", argument)
     await c.admit(ON_CONNECT)
     c.send(c.service.greeting)
@@ -260,7 +232,7 @@ async def _vouched_user(c: Conversation, login: str) -> object:
 
 def take_xforward(c: Conversation, argument: str) -> Reply:
     """Note what a filter's feeder says of the original client."""
-    if not c.trusted(c.service.xforward_peers):
+    if not c.service.may_xforward(c.session):
         raise Refused(reply.NOT_PERMITTED)
     c.session.x_forward.update(xclient.parse("XFORWARD", argument, xclient.XFORWARD))
     return reply.OK
@@ -274,16 +246,49 @@ def noop(_: Conversation, __: str) -> Reply:
     return reply.OK
 
 
-def help_(_: Conversation, __: str) -> Reply:
-    """Say where help is."""
-    return reply.HELP
+def help_(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
+    """Say where help is (RFC 5321 4.1.1.8)."""
+    return reply.HELP if c.service.hooks["on_help"] is None else _ask_for_help(c, argument)
 
 
-def vrfy(_: Conversation, argument: str) -> Reply:
-    """Neither confirm nor deny a mailbox (RFC 5321 7.3)."""
+async def _ask_for_help(c: Conversation, topic: str) -> Reply:
+    text = await c.asking.ask(ON_HELP, topic, c.session)
+    return reply.HELP if text is None else _lines(214, "2.0.0", str(text).splitlines())
+
+
+def vrfy(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
+    """Neither confirm nor deny a mailbox (RFC 5321 7.3), unless the application does."""
+    argument, utf8 = _without_smtputf8(argument)
     if not argument:
         raise Refused(reply.syntax("VRFY address"))
-    return reply.CANNOT_VERIFY
+    return reply.CANNOT_VERIFY if c.service.hooks["on_vrfy"] is None else _ask_for_mailbox(c, argument, utf8)
+
+
+async def _ask_for_mailbox(c: Conversation, address: str, utf8: bool) -> Reply:
+    found = await c.asking.ask(ON_VRFY, address, c.session)
+    return reply.CANNOT_VERIFY if found is None else _lines(250, "2.1.5", [str(found)], utf8=utf8)
+
+
+async def expn(c: Conversation, argument: str) -> Reply:
+    """List the members of a mailing list (RFC 5321 4.1.1.7); known where the application has ``on_expn``."""
+    argument, utf8 = _without_smtputf8(argument)
+    if not argument:
+        raise Refused(reply.syntax("EXPN list"))
+    members = await c.asking.ask(ON_EXPN, argument, c.session)
+    if not members:
+        raise Refused(ON_EXPN.refusal)
+    return _lines(250, "2.1.5", [members] if isinstance(members, str) else map(str, members), utf8=utf8)
+
+
+def _without_smtputf8(argument: str) -> tuple[str, bool]:
+    # RFC 6531 3.7.4.2: "VRFY … and EXPN … MAY … be issued … with the parameter SMTPUTF8"
+    text, space, word = argument.rpartition(" ")
+    return (text.rstrip(" "), True) if space and word.upper() == "SMTPUTF8" else (argument, False)
+
+
+def _lines(code: int, enhanced: str, texts: Iterable[str], *, utf8: bool = False) -> Reply:
+    lines = [reply.one_line(text, enhanced, utf8=utf8) for text in texts]
+    return Reply.of_lines(code, lines or [b""], enhanced)
 
 
 def quit_(_: Conversation, __: str) -> Reply:
@@ -293,51 +298,32 @@ def quit_(_: Conversation, __: str) -> Reply:
 
 # --- The table
 
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Command:
-    """One verb: what it does, and when it is legal.
-
-    ``run`` returns the reply or, where it waits for something, a coroutine, which may also return None for a reply that
-    it has sent itself. It raises Refused for any of 4xx and 5xx.
-    """
-
-    verb: bytes
-    run: Callable[[Conversation, str], Reply | Awaitable[Reply | None]]
-    needs: int = 0
-    clashes: tuple[tuple[int, Reply], ...] = ()
-    last_in_group: bool = False
-    lmtp: bool | None = None  # True: in LMTP only, False: not in LMTP
-    concerns: int = field(init=False)  # the bits of a phase that decide
-
-    def __post_init__(self) -> None:
-        bits = [bit for bit, _ in self.clashes] + ([] if self.verb == b"QUIT" else [DOOMED])
-        object.__setattr__(self, "concerns", reduce(or_, bits, self.needs))
-
-
 _IN_TRANSACTION = ((MAIL, reply.IN_TRANSACTION),)
+_IN_CHUNKS = ((CHUNKS, reply.CHUNKS_BEGUN),)
 
 
-def _hello(verb: str) -> Callable[[Conversation, str], Reply]:
+def _hello(verb: str) -> Callable[[Conversation, str], Reply | Awaitable[Reply]]:
     return lambda c, argument: hello(c, verb, argument)
 
 
-_TABLE = (
-    Command(b"HELO", _hello("HELO"), last_in_group=True, lmtp=False),
-    Command(b"EHLO", _hello("EHLO"), last_in_group=True, lmtp=False),
-    Command(b"LHLO", _hello("LHLO"), last_in_group=True, lmtp=True),
-    Command(b"STARTTLS", starttls, 0, ((TLS, reply.TLS_ACTIVE),)),
-    Command(b"AUTH", auth, HELLO, ((AUTH, reply.NO_IDENTITY_CHANGES), *_IN_TRANSACTION), last_in_group=True),
-    Command(b"MAIL", mail, HELLO | AUTH, ((MAIL, reply.NESTED_MAIL),)),
-    Command(b"RCPT", rcpt, HELLO | AUTH | MAIL),
-    Command(b"DATA", data, HELLO | AUTH | MAIL | RCPT, last_in_group=True),
-    Command(b"RSET", rset),
-    Command(b"NOOP", noop),
-    Command(b"QUIT", quit_),
-    Command(b"HELP", help_),
-    Command(b"VRFY", vrfy),
-    Command(b"XCLIENT", take_xclient, 0, _IN_TRANSACTION),
-    Command(b"XFORWARD", take_xforward, 0, _IN_TRANSACTION),
+# Those of RFC 5321 and RFC 2033, and then those of extensions.
+CORE = (
+    Command("HELO", _hello("HELO"), last_in_group=True, lmtp=False),
+    Command("EHLO", _hello("EHLO"), last_in_group=True, lmtp=False),
+    Command("LHLO", _hello("LHLO"), last_in_group=True, lmtp=True),
+    Command("MAIL", mail, HELLO | AUTH, ((MAIL, reply.NESTED_MAIL),)),
+    Command("RCPT", rcpt, HELLO | AUTH | MAIL, _IN_CHUNKS),
+    Command("DATA", data, HELLO | AUTH | MAIL | RCPT, _IN_CHUNKS, last_in_group=True),
+    Command("RSET", rset),
+    Command("NOOP", noop),
+    Command("QUIT", quit_),
+    Command("HELP", help_),
+    Command("VRFY", vrfy),
 )
-
-COMMANDS: dict[bytes, Command] = {command.verb: command for command in _TABLE}
+STARTTLS_COMMAND = Command("STARTTLS", starttls, 0, ((TLS, reply.TLS_ACTIVE), *_IN_CHUNKS))
+AUTH_COMMAND = Command("AUTH", auth, HELLO, ((AUTH, reply.NO_IDENTITY_CHANGES), *_IN_TRANSACTION), last_in_group=True)
+# It has to read the chunk before it can refuse anything, so it looks itself at what has been done.
+BDAT_COMMAND = Command("BDAT", bdat)
+EXPN_COMMAND = Command("EXPN", expn)
+XCLIENT_COMMAND = Command("XCLIENT", take_xclient, 0, _IN_TRANSACTION)
+XFORWARD_COMMAND = Command("XFORWARD", take_xforward, 0, _IN_TRANSACTION)

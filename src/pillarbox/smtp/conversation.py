@@ -10,15 +10,14 @@ from pillarbox.session import Envelope
 from pillarbox.smtp import reply
 from pillarbox.smtp.asking import ON_CONNECT, ON_SECURE, Asking, Rule
 from pillarbox.smtp.grammar import has_forbidden_characters
-from pillarbox.smtp.params import Refused
 from pillarbox.smtp.phase import AUTH, DOOMED, MAIL, TLS, TRANSACTION
-from pillarbox.smtp.reply import Reply
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded
+from pillarbox.smtp.reply import Refused, Reply
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
 
 if TYPE_CHECKING:
-    from pillarbox.networks import Networks
+    from pillarbox.extension import Command
     from pillarbox.session import Session
-    from pillarbox.smtp.commands import Command
+    from pillarbox.smtp.chunks import Chunks
     from pillarbox.smtp.service import Service
     from pillarbox.smtp.wire import Wire
 
@@ -32,7 +31,8 @@ class Conversation:
     """One client's dialogue, from the greeting to the end of the connection.
 
     ``await run()`` once; it returns when the conversation is over and leaves closing the wire to the caller.
-    ``shut_down()`` may be called meanwhile.
+    ``shut_down()`` may be called meanwhile. A verb of an application's own uses ``session``, ``reply`` and
+    ``read_line``.
     """
 
     __slots__ = (
@@ -43,7 +43,10 @@ class Conversation:
         "_secure_refusal",
         "_transcript",
         "_unauthenticated",
+        "_watching",
         "asking",
+        "chunk_refusal",
+        "chunks",
         "connected",
         "informs",
         "phase",
@@ -51,7 +54,6 @@ class Conversation:
         "service",
         "session",
         "unrecognized",
-        "vouched_for",
         "wire",
     )
 
@@ -69,7 +71,9 @@ class Conversation:
         self.phase = TLS if session.secure else 0
         self.connected = False  # on_connect was reached, so on_close will be
         self._closing = False
-        self.vouched_for = False  # XCLIENT gave another client's address
+        self._watching = False  # whether the end of the transaction means more than that
+        self.chunks: Chunks | None = None  # of the message that comes by BDAT
+        self.chunk_refusal: Reply | None = None
         self.unrecognized = 0
         self._unauthenticated = 0
         self.places: dict[str, int] | None = None  # where a recipient stands, to find it when it is given again
@@ -77,17 +81,22 @@ class Conversation:
 
     # --- The course of a connection
 
-    async def run(self) -> None:  # noqa: PLR0912 - see below
-        """Greet, then read commands and answer them until one side ends it."""
+    async def run(self, *, between_chunks: bool = False) -> None:  # noqa: PLR0912 - see below
+        """Greet, then read commands and answer them until one side ends it.
+
+        Between two chunks of a message it is entered again: it returns with the next chunk, and raises
+        TransactionAborted or ConnectionEnded where none comes.
+        """
         # All that every command needs stands in this one function: with the layers that went below it, a message took
         # 56 µs instead of 64.
         wire, limit, transcript = self.wire, self._max_length, self._transcript
         usual = {} if transcript else self.service.usual
         try:
-            await self._greet()
+            if not between_chunks:
+                await self._greet()
             while True:
-                if self._closing and not self.phase & MAIL:
-                    raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
+                if self._watching and not self.phase & MAIL:
+                    self._transaction_is_over()
                 while (line := wire.line(limit)) is None:
                     await wire.more()
                 command = usual.get(line[:5])
@@ -114,14 +123,18 @@ class Conversation:
                     # A verb that need not wait is no coroutine.
                     answer = done if isinstance(done, Reply) else await done
                 except Refused as refused:
-                    self._refuse(command, refused)
+                    await self._refuse(command, refused)
                     continue
                 if answer is not None:
                     octets = answer.coded if self._codes else answer.plain
                     if transcript:
                         self._log_reply(octets)
                     wire.out += octets
+                elif self.chunks is not None and self.chunks.begun:
+                    return
         except ConnectionEnded as end:
+            if between_chunks:
+                raise
             if end.reply is not None:
                 self.reply(end.reply)
             if transcript:
@@ -134,7 +147,7 @@ class Conversation:
 
     def shut_down(self) -> None:
         """End the conversation: at once outside a transaction, else when that is done (RFC 5321 3.8)."""
-        self._closing = True
+        self._closing = self._watching = True
         if not self.phase & MAIL:
             self.wire.stop(reply.SHUTTING_DOWN)
 
@@ -180,19 +193,24 @@ class Conversation:
             self._log_command(command, argument)
         return command, argument
 
-    def _refuse(self, command: Command, refused: Refused) -> None:
+    async def _refuse(self, command: Command, refused: Refused) -> None:
+        if refused.failure is not None:
+            await self.asking.report(refused.failure)
         self.reply(refused.reply)
         if refused.reply.code == 421:
             raise ConnectionEnded("closed by the reply") from None
-        if command.verb == b"DATA" and self.wire.pending():
+        if command.verb == "DATA" and self.wire.pending():
             # What was meant as data must not become commands.
             raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
 
     def _limit(self, command: Command | None) -> int:
         limit = self._max_length
-        return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == b"AUTH" else limit
+        return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == "AUTH" else limit
 
     def _not_recognized(self, octets: bytes) -> None:
+        if octets[:5].upper() == b"BDAT ":
+            # Where it is disabled: what follows is a part of a message, and must not become commands.
+            raise ConnectionEnded("BDAT is disabled", reply.NOT_RECOGNIZED)
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
         if self._counts_unauthenticated and not self.phase & AUTH:
@@ -207,12 +225,12 @@ class Conversation:
             self.reply(reply.NOT_RECOGNIZED)
 
     def _log_command(self, command: Command, argument: bytes) -> None:
-        if command.verb == b"AUTH":  # a token may stand anywhere behind it, also in the mechanism's place
+        if command.verb == "AUTH":  # a token may stand anywhere behind it, also in the mechanism's place
             mechanism = argument.split(b" ")[0].decode("ascii", "replace").upper()
             text = f"{mechanism} ..." if mechanism in self.service.mechanisms else "..."
         else:
             text = argument.decode("utf-8", "backslashreplace")
-        self.service.log.event(DEBUG, "command", self.session, "C: %s %s", command.verb.decode(), text)
+        self.service.log.event(DEBUG, "command", self.session, "C: %s %s", command.verb, text)
 
     def _check_turn(self) -> None:
         """Refuse input that waits behind a command whose reply must come first."""
@@ -224,7 +242,7 @@ class Conversation:
             raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
 
     def _count_unauthenticated(self, command: Command | None) -> None:
-        if command is not None and command.verb in (b"AUTH", b"QUIT"):
+        if command is not None and command.verb in ("AUTH", "QUIT"):
             return
         self._unauthenticated += 1
         limit = self.service.options.max_allowed_unauthenticated_commands
@@ -234,12 +252,17 @@ class Conversation:
     def _check_phase(self, command: Command) -> None:
         if self._secure_refusal is not None:
             raise ConnectionEnded("on_secure refused", self._secure_refusal)
-        missing = command.needs & ~self.phase
-        if missing:
-            raise Refused(next(refusal for bit, refusal in self.service.missing if bit & missing))
+        missing = self.missing(command.needs)
+        if missing is not None:
+            raise Refused(missing)
         for bit, refusal in command.clashes:
             if bit & self.phase:
                 raise Refused(refusal)
+
+    def missing(self, needs: int) -> Reply | None:
+        """Return the reply that asks for the first phase that is needed and not there."""
+        missing = needs & ~self.phase
+        return next((refusal for bit, refusal in self.service.missing if bit & missing), None)
 
     # --- Replies
 
@@ -265,12 +288,12 @@ class Conversation:
 
     def reset(self) -> None:
         """Forget the transaction."""
-        if self.phase & TRANSACTION:
-            self.phase &= ~TRANSACTION
+        if self.phase & MAIL:
             session = self.session
             session.envelope = Envelope()
             session.transaction += 1
             self.places = None
+        self.phase &= ~TRANSACTION
 
     def start_over(self) -> None:
         self.reset()
@@ -284,6 +307,32 @@ class Conversation:
         self._secure_refusal = refusal
         self.phase |= DOOMED
 
-    def trusted(self, peers: Networks | None) -> bool:
-        """Whether this client may speak for others; not once another has spoken for it."""
-        return peers is not None and not self.vouched_for and self.session.remote_address in peers
+    # --- A message in chunks
+
+    def begin_chunks(self, chunks: Chunks) -> None:
+        """Note that a message stream waits for the next chunk of these."""
+        self.chunks = chunks
+        self._watching = True
+
+    def end_chunks(self) -> None:
+        """Note that the message is over, one way or the other."""
+        self.chunks = None
+        self._watching = self._closing
+
+    def _transaction_is_over(self) -> None:
+        if self.chunks is not None:
+            raise TransactionAborted
+        raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
+
+    # --- For verbs of an application's own
+
+    async def read_line(self) -> bytes:
+        """Return the client's next line without its end (up to ``max_command_length`` octets); it is not logged.
+
+        What was replied leaves first. Raises ConnectionError where the client is gone or silent for too long, Reject
+        (500) where the line is too long.
+        """
+        line = await read_line(self.wire, self._max_length)
+        if len(line) > self._max_length:
+            raise Refused(reply.LINE_TOO_LONG)
+        return self.service.stripped(line)

@@ -1,110 +1,112 @@
-"""The parameters of MAIL and RCPT: one table says which there are, what they take and where they go."""
+"""The parameters of MAIL and RCPT: how each is read, and where its value goes. ``extensions`` says which there are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
-from pillarbox.session import Address, Envelope, Recipient
+from pillarbox.errors import Reject
+from pillarbox.extension import Asked, Parameter
+from pillarbox.session import BodyType, Recipient
+from pillarbox.smtp import reply
 from pillarbox.smtp.grammar import GrammarError, decode_xtext, parse_parameters
-from pillarbox.smtp.reply import Reply
-
-if TYPE_CHECKING:
-    from pillarbox.smtp.service import Service
+from pillarbox.smtp.reply import Refused, Reply
 
 
-class Refused(Exception):
-    """What the client asked for is refused with this reply; the session stays as it was."""
-
-    def __init__(self, answer: Reply) -> None:
-        super().__init__(str(answer))
-        self.reply = answer
-
-
-@dataclass(slots=True, eq=False, repr=False)
-class Asked:
-    """Where a parameter's value goes, and what decides whether it may."""
-
-    service: Service
-    secure: bool
-    envelope: Envelope
-    address: Address
-
-
-Apply = Callable[[Asked, str], None]
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Parameter:
-    """One ESMTP parameter: whether it takes a value, and what the value does."""
-
-    apply: Apply
-    takes_value: bool = True
-    dsn: bool = False  # left raw where DSN is hidden
-
-
-def parse(text: str, table: dict[str, Parameter], asked: Asked) -> None:
+def parse(text: str, table: Mapping[str, Parameter], asked: Asked) -> None:
     """Read the parameters onto ``asked``; raises Refused, and then ``asked`` is to be thrown away."""
-    service = asked.service
     try:
         found = parse_parameters(text)
     except GrammarError as problem:
-        raise Refused(Reply(501, "5.5.4", f"Error: {problem}")) from problem
+        raise Refused(wrong(str(problem))) from problem
+    args = asked.address.args
     for keyword, value in found:
+        args[keyword] = True if value is None else value
         parameter = table.get(keyword)
-        asked.address.args[keyword] = True if value is None else value
         if parameter is None:
-            _check_unknown(keyword, service)
+            _check_unknown(keyword, asked)
         elif not value if parameter.takes_value else value is not None:
-            wants = "takes no value" if not parameter.takes_value else "needs a value"
-            raise Refused(Reply(501, "5.5.4", f"Error: parameter {keyword} {wants}"))
-        elif not (parameter.dsn and service.options.hide_dsn):
-            parameter.apply(asked, value or "")
+            raise Refused(wrong(f"parameter {keyword} {'needs a' if parameter.takes_value else 'takes no'} value"))
+        else:
+            meant = _applied(parameter, asked, value or "")
+            if meant is not None:
+                args[keyword] = meant
 
 
-def _check_unknown(keyword: str, service: Service) -> None:
+def _check_unknown(keyword: str, asked: Asked) -> None:
     # RFC 5321 4.1.1.11: "If the server SMTP does not recognize or cannot implement one or more of the parameters
     # associated with a particular MAIL FROM or RCPT TO command, it will return code 555."
-    if not service.options.lenient_parameters:
+    if not asked.options.lenient_parameters:
         raise Refused(Reply(555, "5.5.4", f"Error: parameter {keyword} is not supported"))
 
 
-def _size(asked: Asked, value: str) -> None:
+def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
+    try:
+        return parameter.apply(asked, value)
+    except Reject as reject:
+        raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
+    except Refused:
+        raise
+    except Exception as error:  # an application's own parameter
+        raise Refused(reply.LOCAL_ERROR, error) from error
+
+
+def wrong(problem: str) -> Reply:
+    """Return the reply to a parameter whose value is wrong."""
+    return Reply(501, "5.5.4", f"Error: {problem}")
+
+
+# --- What each means
+
+
+def keep(_: Asked, __: str) -> None:
+    """Leave a parameter as it was sent."""
+
+
+def size(asked: Asked, value: str, too_large: Reply) -> None:
+    """SIZE: refuse what would be too large anyway."""
     # RFC 1870 3: 'size-value ::= 1*20DIGIT'.
     if not (value.isascii() and value.isdigit() and len(value) <= 20):
-        raise Refused(Reply(501, "5.5.4", "Error: syntax of SIZE"))
-    limit = asked.service.options.size
+        raise Refused(wrong("syntax of SIZE"))
+    limit = asked.options.size
     if limit is not None and int(value) > limit:
-        raise Refused(asked.service.too_large)
+        raise Refused(too_large)
 
 
-def _body(asked: Asked, value: str) -> None:
-    body = _upper(value)
-    if body == "8BITMIME":
-        asked.envelope.body_type = "8bitmime"
-    elif body != "7BIT":
-        raise Refused(Reply(501, "5.5.4", "Error: BODY must be 7BIT or 8BITMIME"))
+def body(asked: Asked, value: str) -> None:
+    """BODY: what the message is made of."""
+    known: dict[str, BodyType] = {"7BIT": "7bit", "8BITMIME": "8bitmime"}
+    if asked.options.binarymime:
+        known["BINARYMIME"] = "binarymime"
+    body_type = known.get(_upper(value))
+    if body_type is None:
+        raise Refused(wrong(f"BODY must be {' or '.join(known)}"))
+    asked.envelope.body_type = body_type
 
 
-def _smtputf8(asked: Asked, _: str) -> None:
+def smtputf8(asked: Asked, _: str) -> None:
+    """SMTPUTF8: addresses and header fields may be in UTF-8."""
     asked.envelope.smtp_utf8 = True
 
 
-def _require_tls(asked: Asked, _: str) -> None:
+def require_tls(asked: Asked, _: str) -> None:
+    """REQUIRETLS: deliver it over TLS or not at all."""
     # RFC 8689 2: "the REQUIRETLS SMTP extension … only if the session … is TLS-protected".
-    if not asked.secure:
+    if not asked.session.secure:
         raise Refused(Reply(530, "5.7.10", "Error: REQUIRETLS needs TLS"))
     asked.envelope.require_tls = True
 
 
-def _auth(_: Asked, value: str) -> None:
+def auth(_: Asked, value: str) -> None:
+    """AUTH: who submitted it first."""
     # RFC 4954 5: 'AUTH=' takes '"<>"' or an xtext mailbox; what it says stays in args.
     if value != "<>":
         _xtext(value, "AUTH")
 
 
-def _ret(asked: Asked, value: str) -> None:
+def ret(asked: Asked, value: str) -> None:
+    """RET: what of the message a delivery report returns."""
     asked.envelope.dsn = replace(asked.envelope.dsn, ret=_one_of_ret(_upper(value)))
 
 
@@ -113,28 +115,31 @@ def _one_of_ret(value: str) -> Literal["FULL", "HDRS"]:
         return "FULL"
     if value == "HDRS":
         return "HDRS"
-    raise Refused(Reply(501, "5.5.4", "Error: RET must be FULL or HDRS"))
+    raise Refused(wrong("RET must be FULL or HDRS"))
 
 
-def _envid(asked: Asked, value: str) -> None:
+def envid(asked: Asked, value: str) -> None:
+    """ENVID: what a delivery report calls the message."""
     asked.envelope.dsn = replace(asked.envelope.dsn, envid=_xtext(value, "ENVID"))
 
 
-def _notify(asked: Asked, value: str) -> None:
+def notify(asked: Asked, value: str) -> None:
+    """NOTIFY: which delivery reports are wanted."""
     # RFC 3461 4.1: 'notify-esmtp-value = "NEVER" / 1#notify-list-element'.
     wishes = tuple(_upper(value).split(","))
     known = all(wish in ("NEVER", "SUCCESS", "FAILURE", "DELAY") for wish in wishes)
     if not known or ("NEVER" in wishes and len(wishes) > 1) or len(set(wishes)) != len(wishes):
-        raise Refused(Reply(501, "5.5.4", "Error: NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
+        raise Refused(wrong("NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
     if isinstance(asked.address, Recipient):
         asked.address.dsn = replace(asked.address.dsn, notify=wishes)
 
 
-def _orcpt(asked: Asked, value: str) -> None:
+def orcpt(asked: Asked, value: str) -> None:
+    """ORCPT: the address that a delivery report calls the recipient by."""
     # RFC 3461 4.2: 'original-recipient-address = addr-type ";" xtext'.
     kind, semicolon, address = value.partition(";")
     if not (kind and semicolon and address and kind.isascii() and kind.replace("-", "").isalnum()):
-        raise Refused(Reply(501, "5.5.4", "Error: ORCPT must be type;address"))
+        raise Refused(wrong("ORCPT must be type;address"))
     if isinstance(asked.address, Recipient):
         asked.address.dsn = replace(asked.address.dsn, orcpt=(kind.lower(), _xtext(address, "ORCPT")))
 
@@ -148,20 +153,4 @@ def _xtext(value: str, keyword: str) -> str:
     try:
         return decode_xtext(value)
     except GrammarError as problem:
-        raise Refused(Reply(501, "5.5.4", f"Error: {keyword} is not valid xtext")) from problem
-
-
-MAIL: dict[str, Parameter] = {
-    "SIZE": Parameter(_size),  # RFC 1870
-    "BODY": Parameter(_body),  # RFC 6152
-    "SMTPUTF8": Parameter(_smtputf8, takes_value=False),  # RFC 6531
-    "REQUIRETLS": Parameter(_require_tls, takes_value=False),  # RFC 8689
-    "AUTH": Parameter(_auth),  # RFC 4954
-    "RET": Parameter(_ret, dsn=True),  # RFC 3461
-    "ENVID": Parameter(_envid, dsn=True),
-}
-
-RCPT: dict[str, Parameter] = {
-    "NOTIFY": Parameter(_notify, dsn=True),  # RFC 3461
-    "ORCPT": Parameter(_orcpt, dsn=True),
-}
+        raise Refused(wrong(f"{keyword} is not valid xtext")) from problem

@@ -1,5 +1,8 @@
-"""What a session has done, as bits: a command needs some and excludes others."""
+"""What a session has done, as plain numbers: those of ``Phase``, whose own operations would cost every command."""
 
-HELLO, TLS, AUTH, MAIL, RCPT = 1, 2, 4, 8, 16
-DOOMED = 32  # the next command is refused, whatever it is
-TRANSACTION = MAIL | RCPT
+from __future__ import annotations
+
+from pillarbox.extension import Phase
+
+HELLO, TLS, AUTH, MAIL, RCPT, CHUNKS, DOOMED = map(int, Phase)
+TRANSACTION = MAIL | RCPT | CHUNKS

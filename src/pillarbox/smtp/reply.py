@@ -38,9 +38,11 @@ def lines(code: int, parts: Sequence[bytes]) -> bytes:
     return b"".join([first + part + b"\r\n" for part in parts[:-1]]) + b"%d %b\r\n" % (code, parts[-1])
 
 
-def one_line(text: str) -> bytes:
+def one_line(text: str, enhanced: str = "", *, utf8: bool = False) -> bytes:
     """Return text for one line of a reply of several, cut to what fits."""
-    return printable(text).encode("ascii", "replace")[: MAX_REPLY_LINE - len(b"250-\r\n")]
+    room = MAX_REPLY_LINE - len(b"250-\r\n") - (len(enhanced) + 1 if enhanced else 0)
+    octets = printable(text).encode("utf-8" if utf8 else "ascii", "replace")
+    return octets if len(octets) <= room else octets[:room].decode("utf-8", "ignore").encode()
 
 
 def _wrapped(octets: bytes, room: int) -> list[bytes]:
@@ -69,11 +71,14 @@ class Reply:
         self.coded = encode(code, text, enhanced, utf8=utf8) if enhanced else self.plain
 
     @classmethod
-    def of_lines(cls, code: int, parts: Sequence[bytes]) -> Reply:
-        """Make a reply of these lines, which have no enhanced code."""
+    def of_lines(cls, code: int, parts: Sequence[bytes], enhanced: str = "") -> Reply:
+        """Make a reply of these lines, each of which fits."""
         answer = cls.__new__(cls)
-        answer.code, answer.enhanced, answer.text = code, "", ""
+        answer.code, answer.enhanced, answer.text = code, enhanced, ""
         answer.plain = answer.coded = lines(code, parts)
+        if enhanced:
+            start = enhanced.encode() + b" "
+            answer.coded = lines(code, [start + part for part in parts])
         return answer
 
     def shown(self, codes: bool) -> str:
@@ -86,6 +91,18 @@ class Reply:
 
     def __repr__(self) -> str:
         return f"<Reply {self}>"
+
+
+class Refused(Exception):
+    """What the client asked for is refused with this reply; the session stays as it was.
+
+    failure: what went wrong in the application, for ``on_error``, where that is why.
+    """
+
+    def __init__(self, answer: Reply, failure: Exception | None = None) -> None:
+        super().__init__(str(answer))
+        self.reply = answer
+        self.failure = failure
 
 
 def from_reject(reject: Reject, default: Reply, *, utf8: bool = False) -> Reply:
@@ -138,6 +155,9 @@ HELLO_FIRST = Reply(503, "5.5.1", "Error: send HELO/EHLO first")
 LHLO_FIRST = Reply(503, "5.5.1", "Error: send LHLO first")
 NEED_MAIL = Reply(503, "5.5.1", "Error: need MAIL command")
 NEED_RCPT = Reply(503, "5.5.1", "Error: need RCPT command")
+CHUNKS_BEGUN = Reply(503, "5.5.1", "Error: the message has begun with BDAT")
+CHUNK_AFTER_REFUSAL = Reply(503, "5.5.1", "Error: the message was refused, send RSET")
+BINARY_NEEDS_BDAT = Reply(503, "5.5.1", "Error: a message with BODY=BINARYMIME needs BDAT")
 NESTED_MAIL = Reply(503, "5.5.1", "Error: nested MAIL command")
 IN_TRANSACTION = Reply(503, "5.5.1", "Error: not allowed in a mail transaction")
 TLS_ACTIVE = Reply(503, "5.5.1", "Error: TLS already active")

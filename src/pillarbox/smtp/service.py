@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
+from pillarbox.errors import ConfigurationError
+from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
 from pillarbox.smtp import reply
-from pillarbox.smtp.commands import COMMANDS
+from pillarbox.smtp.asking import Rule
+from pillarbox.smtp.commands import CORE
+from pillarbox.smtp.extensions import built_in
 from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
-from pillarbox.smtp.reply import Reply, encode
+from pillarbox.smtp.reply import Refused, Reply, encode
 from pillarbox.smtp.sasl import MECHANISMS
 from pillarbox.smtp.wire import ConnectionEnded
 
@@ -18,6 +23,10 @@ if TYPE_CHECKING:
     from pillarbox.logs import EventLog
     from pillarbox.options import Options
     from pillarbox.session import Session
+    from pillarbox.smtp.conversation import Conversation
+
+# So many kinds of sessions are remembered with what is announced to them.
+_STATES = 64
 
 Hook = Callable[..., Any] | None  # None: nobody asks
 
@@ -27,7 +36,6 @@ class Service:
 
     def __init__(self, options: Options, hooks: Mapping[str, Hook], log: EventLog) -> None:
         self.options = options
-        self.hooks = hooks
         self.log = log
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
@@ -40,19 +48,27 @@ class Service:
         self.xclient_peers = Networks(options.use_xclient) or None
         self.xforward_peers = Networks(options.use_xforward) or None
         self.accepted = reply.ACCEPTED if options.lmtp else reply.QUEUED
-        # The commands of this listener's protocol that are not disabled, and whether they need AUTH.
-        waived = 0 if options.must_authenticate else AUTH
-        self.commands = {
-            verb: replace(command, needs=command.needs & ~waived)
-            for verb, command in COMMANDS.items()
-            if verb not in self.disabled and command.lmtp in (None, options.lmtp)
-        }
+        self.hooks: dict[str, Hook] = dict(hooks)
+        # What MAIL, RCPT and a message need; that AUTH may be waived decides for all of them.
+        self._waived = 0 if options.must_authenticate else AUTH
+        self.for_message = (HELLO | AUTH | MAIL | RCPT) & ~self._waived
+        self._announced: list[str | Callable[[Session], str | None]] = []
+        self.mail_parameters: dict[str, Parameter] = {}
+        self.rcpt_parameters: dict[str, Parameter] = {}
+        self.commands: dict[bytes, Command] = {}
+        for command in CORE:
+            self._add_command(command)
+        for extension in built_in(self):
+            self._add(extension)
+        for extension in options.extensions:
+            self._add(self._of_application(extension))
+        self._depending = [keyword for keyword in self._announced if not isinstance(keyword, str)]
+        self._keywords: dict[tuple[str | None, ...], list[bytes]] = {}
         # The same, by how nearly all clients write them: what needs no look at case and spaces is found by one look-up.
         four = {verb: command for verb, command in self.commands.items() if len(verb) == 4}
         self.usual = {verb + end: command for verb, command in four.items() for end in (b" ", b"")}
         self._hello_parts = options.helo_response.split("%s")
         self._make_replies()
-        self._keywords: dict[tuple[bool, bool, bool, bool], list[bytes]] = {}
 
     def _make_replies(self) -> None:
         o = self.options
@@ -82,39 +98,94 @@ class Service:
             raise ConnectionEnded("a bare LF", reply.BARE_LF)
         return line[:-1].rstrip(b" ")
 
+    def mechanism_names(self, session: Session) -> list[str]:
+        """Return the SASL mechanisms that this session may use."""
+        return list(self.mechanisms)
+
     def may_auth(self, session: Session) -> bool:
         """Whether AUTH would be accepted as far as TLS goes."""
         return session.secure or not self.auth_needs_tls
 
-    def keywords(self, session: Session, *, authenticated: bool, xclient: bool, xforward: bool) -> list[bytes]:
-        """Return the EHLO keywords (RFC 5321 4.1.1.1) for a session in this state; made once for each state."""
-        may_auth = self.may_auth(session) and not authenticated
-        state = (session.secure, may_auth, xclient, xforward)
-        if state not in self._keywords:
-            self._keywords[state] = [k.encode() for k in self._list_keywords(*state)]
-        return self._keywords[state]
+    def may_xclient(self, session: Session) -> bool:
+        """Whether this client may say who it speaks for."""
+        return self.xclient_peers is not None and _trusted(session, self.xclient_peers)
 
-    def _list_keywords(self, secure: bool, may_auth: bool, xclient: bool, xforward: bool) -> list[str]:
-        o = self.options
-        size = "SIZE" if o.hide_size else f"SIZE {o.size}"
-        offered = (
-            (not o.hide_pipelining, "PIPELINING"),
-            (not o.hide_8bitmime, "8BITMIME"),
-            (not o.hide_smtputf8, "SMTPUTF8"),
-            (not o.hide_enhanced_status_codes, "ENHANCEDSTATUSCODES"),
-            (not o.hide_dsn, "DSN"),
-            (may_auth and b"AUTH" not in self.disabled, "AUTH " + " ".join(self.mechanisms)),
-            (not (secure or o.hide_starttls) and b"STARTTLS" not in self.disabled, "STARTTLS"),
-            # RFC 8689 4: advertised only where the session is under TLS.
-            (secure and not o.hide_requiretls, "REQUIRETLS"),
-            (o.size is not None, size),
-            (
-                xclient and b"XCLIENT" not in self.disabled,
-                "XCLIENT NAME REVERSE_NAME ADDR PORT PROTO HELO LOGIN DESTADDR DESTPORT",
-            ),
-            (xforward and b"XFORWARD" not in self.disabled, "XFORWARD NAME ADDR PORT PROTO HELO IDENT SOURCE"),
-        )
-        return [keyword for there, keyword in offered if there]
+    def may_xforward(self, session: Session) -> bool:
+        """Whether this client may say where a message came from."""
+        return self.xforward_peers is not None and _trusted(session, self.xforward_peers)
+
+    # --- Extensions
+
+    def _add_command(self, command: Command) -> bool:
+        """Add a verb, unless it is disabled or of the other protocol."""
+        verb = command.verb.encode()
+        if verb in self.commands:
+            raise ConfigurationError(f"option extensions: there is a verb {command.verb} already", "extensions")
+        if verb in self.disabled or command.lmtp not in (None, self.options.lmtp):
+            return False
+        self.commands[verb] = replace(command, needs=command.needs & ~self._waived)
+        return True
+
+    def _add(self, extension: Extension) -> None:
+        for there, more in ((self.mail_parameters, extension.mail), (self.rcpt_parameters, extension.rcpt)):
+            for name, parameter in more.items():
+                if name in there:
+                    raise ConfigurationError(f"option extensions: there is a parameter {name} already", "extensions")
+                there[name] = parameter
+        enabled = [self._add_command(command) for command in extension.commands]
+        keyword = extension.keyword
+        if keyword is not None and (any(enabled) or not enabled):
+            self._announced.append(keyword)
+
+    def _of_application(self, extension: Extension) -> Extension:
+        """Call its functions as handlers are called, so that their failures are the application's."""
+        keyword = extension.keyword
+        if keyword is not None and not isinstance(keyword, str):
+            keyword = self._checked(keyword)
+        return replace(extension, keyword=keyword, commands=[self._asked(command) for command in extension.commands])
+
+    def _checked(self, keyword: Callable[[Session], str | None]) -> Callable[[Session], str | None]:
+        def checked(session: Session) -> str | None:
+            try:
+                line = keyword(session)
+                return None if line is None else check_keyword(line)
+            except Exception as error:  # noqa: BLE001 - an application's; the others are announced nevertheless
+                self.log.event(ERROR, "error", session, "the EHLO keyword of an extension failed", error=error)
+                return None
+
+        return checked
+
+    def _asked(self, command: Command) -> Command:
+        rule = Rule(command.verb, Reply(550, "5.7.1", f"Error: {command.verb} refused"))
+        self.hooks[command.verb] = command.run
+
+        async def run(c: Conversation, argument: str) -> Reply | None:
+            answer = await c.asking.ask(rule, c, argument)
+            if answer is None or isinstance(answer, Reply):
+                return answer
+            raise Refused(reply.LOCAL_ERROR, TypeError(f"{command.verb} returned {type(answer).__name__}, not a Reply"))
+
+        return replace(command, run=run)
+
+    def keywords(self, session: Session) -> list[bytes]:
+        """Return the EHLO keywords (RFC 5321 4.1.1.1) for a session as it is now."""
+        # Made once for each answer of those that depend on the session.
+        said = tuple([keyword(session) for keyword in self._depending])
+        lines = self._keywords.get(said)
+        if lines is None:
+            if len(self._keywords) >= _STATES:  # an extension may always say something new
+                self._keywords.clear()
+            answers = dict(zip(self._depending, said, strict=True))
+            found = [keyword if isinstance(keyword, str) else answers[keyword] for keyword in self._announced]
+            lines = self._keywords[said] = [line.encode() for line in found if line is not None]
+        return lines
+
+    def checked_keywords(self, keywords: Any) -> list[bytes]:
+        """Return what ``on_ehlo`` wants to be announced; raises Refused where that is not a list of keywords."""
+        try:
+            return [check_keyword(keyword).encode() for keyword in keywords]
+        except (TypeError, ConfigurationError) as error:
+            raise Refused(reply.LOCAL_ERROR, error) from error
 
     def hello_text(self, session: Session) -> str:
         """Fill in ``helo_response``: each ``%s`` in turn, a third one is empty."""
@@ -124,3 +195,8 @@ class Service:
         for place, text in enumerate(others):
             filled += [values[place] if place < len(values) else "", text]
         return "".join(filled)
+
+
+def _trusted(session: Session, peers: Networks) -> bool:
+    """Whether this client may speak for others; not once another has spoken for it."""
+    return session.remote_address in peers and "ADDR" not in session.x_client

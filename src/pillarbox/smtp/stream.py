@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
     from pillarbox.smtp.body import DataDecoder
+    from pillarbox.smtp.chunks import ChunkDecoder, Chunks
     from pillarbox.smtp.reply import Reply
     from pillarbox.smtp.wire import Wire
 
@@ -38,7 +39,11 @@ class MessageStream:
     )
 
     def __init__(
-        self, wire: Wire, decoder: DataDecoder, limit: int | None = None, too_large: Reply | None = None
+        self,
+        wire: Wire | Chunks,
+        decoder: DataDecoder | ChunkDecoder,
+        limit: int | None = None,
+        too_large: Reply | None = None,
     ) -> None:
         self._wire = wire
         self._decoder = decoder
@@ -96,17 +101,19 @@ class MessageStream:
 
         return BytesParser(EmailMessage, policy=policy.default).parsebytes(await self.read())
 
-    async def drain(self) -> None:
-        """Read what is left to the true end of data and drop it; raises only ConnectionError."""
+    async def drain(self, *, to_refusal: bool = False) -> None:
+        """Read what is left to the end of data, or to what is refused, and drop it; raises only ConnectionError."""
         self.byte_length += len(self._spare)
         self._spare = b""
-        while not self._decoder.finished:
-            while not (octets := self._wire.block()):
+        decoder = self._decoder
+        while not decoder.finished:
+            while not (octets := self._wire.block()) and not decoder.ending:
                 await self._wire.more()
             try:
                 self._decoded(octets)
             except Reject:  # it stands in `refusal`, and the end has still to be found
-                continue
+                if to_refusal:
+                    return
 
     async def _block(self, *, iterating: bool = False) -> bytes:
         if self._closed:
@@ -117,7 +124,7 @@ class MessageStream:
             return block
         decoder, wire = self._decoder, self._wire
         while self.refusal is None and not decoder.finished:
-            while not (octets := wire.block()):
+            while not (octets := wire.block()) and not decoder.ending:
                 await wire.more()
             block = self._decoded(octets)
             if block:

@@ -27,6 +27,13 @@ class ConnectionEnded(ConnectionError):
         self.reply = reply
 
 
+class TransactionAborted(ConnectionError):
+    """The client gave a message up between two of its chunks (RSET, EHLO): it never looks like the end of it."""
+
+    def __init__(self) -> None:
+        super().__init__("the client aborted the transaction")
+
+
 class Wire(Protocol):
     """One connection, as the protocol needs it.
 

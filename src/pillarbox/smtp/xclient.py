@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.networks import normal_address
 from pillarbox.smtp.grammar import GrammarError, decode_xtext
-from pillarbox.smtp.params import Refused
-from pillarbox.smtp.reply import BAD_ATTRIBUTES, Reply, syntax
+from pillarbox.smtp.reply import BAD_ATTRIBUTES, Refused, Reply, syntax
 
 if TYPE_CHECKING:
     from pillarbox.session import Session

@@ -1,0 +1,135 @@
+"""What a service extension is made of (RFC 5321 2.2): a keyword of the EHLO reply, verbs, parameters of MAIL and RCPT.
+
+The server's own extensions (``smtp.extensions``) are made of the same classes as an application's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntFlag
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from pillarbox.options import Options
+    from pillarbox.session import Address, Envelope, Session
+    from pillarbox.smtp.conversation import Conversation
+    from pillarbox.smtp.reply import Reply
+
+# RFC 5321 4.1.2: "esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-")", and verbs are written like that too.
+_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
+# RFC 5321 4.1.1.1: "ehlo-line = ehlo-keyword *( SP ehlo-param )", all of it printable ASCII.
+_LINE = re.compile(r"[!-~]+(?: [!-~]+)*")
+
+
+class Phase(IntFlag):
+    """What a session has done: a verb needs some of it, and may be refused after some of it."""
+
+    HELLO = 1
+    TLS = 2
+    AUTH = 4
+    MAIL = 8
+    RCPT = 16
+    CHUNKS = 32  # a message has begun with BDAT
+    DOOMED = 64  # the next command is refused, whatever it is
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Command:
+    """One verb, and when it is legal.
+
+    verb: in upper case, ASCII letters, digits and hyphens.
+    run: ``run(conversation, argument)`` returns the reply, or a coroutine that returns it; None where it has replied
+        itself. It raises ``Reject`` to refuse (550 by default).
+    needs: what must have been done before (503, for AUTH 530).
+    clashes: after which it is refused, each with its reply.
+    last_in_group: its reply comes before anything else is read (RFC 2920 3.1).
+    lmtp: True: in LMTP only; False: not in LMTP; None: in both.
+    """
+
+    verb: str
+    run: Callable[[Conversation, str], Reply | Awaitable[Reply | None]]
+    needs: int = 0
+    clashes: tuple[tuple[int, Reply], ...] = ()
+    last_in_group: bool = False
+    lmtp: bool | None = None
+    concerns: int = field(init=False, repr=False)  # the phases that decide
+
+    def __post_init__(self) -> None:
+        _check(_WORD, self.verb, "verb")
+        if self.verb != self.verb.upper():
+            raise ConfigurationError(f"verb {self.verb!r} must be in upper case")
+        bits = 0 if self.verb == "QUIT" else int(Phase.DOOMED)
+        for bit, _ in self.clashes:
+            bits |= bit
+        # Plain numbers: the flags of `enum` take 0.5 µs for each of their operations.
+        object.__setattr__(self, "needs", int(self.needs))
+        object.__setattr__(self, "concerns", bits | int(self.needs))
+
+
+@dataclass(slots=True, eq=False)
+class Asked:
+    """What a parameter belongs to; it takes effect only where the whole command is accepted.
+
+    address: the sender of MAIL, the ``Recipient`` of RCPT; its ``args`` hold the parameters as they were sent.
+    envelope: of this transaction; on MAIL it is new.
+    """
+
+    options: Options
+    session: Session
+    envelope: Envelope
+    address: Address
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Parameter:
+    """One parameter of MAIL or RCPT.
+
+    apply: plain function ``apply(asked, value)``; ``value`` is "" for a flag. It raises ``Reject`` (501 by default) to
+        refuse the command. What it returns, unless that is None, stands in ``address.args`` in the place of the text.
+    takes_value: ``KEYWORD=value``, or else a flag; the other form is 501.
+    """
+
+    apply: Callable[[Asked, str], Any]
+    takes_value: bool = True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Extension:
+    """A service extension, for the option ``extensions``.
+
+    keyword: what EHLO announces, "XCOUNTRY DE AT" for example; a function of the session that returns it or None; or
+        None: nothing. Where all its commands are disabled it is not announced.
+    commands: its verbs. mail, rcpt: its parameters, by keyword in upper case.
+
+    Raises ConfigurationError for a malformed keyword or verb.
+    """
+
+    keyword: str | Callable[[Session], str | None] | None = None
+    commands: Sequence[Command] = ()
+    mail: Mapping[str, Parameter] = field(default_factory=dict)
+    rcpt: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.keyword is not None and not callable(self.keyword):
+            check_keyword(self.keyword)
+        for name in (*self.mail, *self.rcpt):
+            _check(_WORD, name, "parameter")
+            if name != name.upper():
+                raise ConfigurationError(f"parameter {name!r} must be in upper case")
+
+
+def check_keyword(line: str) -> str:
+    """Refuse a malformed line of an EHLO reply; raises ConfigurationError."""
+    if not isinstance(line, str):
+        raise ConfigurationError(f"an EHLO keyword must be a string, not {type(line).__name__}")
+    _check(_LINE, line, "EHLO keyword")
+    return line
+
+
+def _check(form: re.Pattern[str], text: str, what: str) -> None:
+    if not form.fullmatch(text):
+        raise ConfigurationError(f"{what} {text!r} is malformed (RFC 5321 4.1.2)")
