@@ -104,8 +104,8 @@ class Peer:
 
     def __init__(self, **options: Any) -> None:
         self._heard = Heard()
-        options = {"name": "mx.test", "auth_optional": True, "disable_reverse_lookup": True} | options
-        server = SMTPServer(on_data=self._keep, on_error=self._note, **options)
+        fixed: dict[str, Any] = {"name": "mx.test", "auth_optional": True, "disable_reverse_lookup": True}
+        server = SMTPServer(fixed | options, on_data=self._keep, on_error=self._note)
         self.options: Options = server.options
         self._listener: Listener = _LOOP.run_until_complete(_listener(server))
 
@@ -145,9 +145,10 @@ class Peer:
             assert pipe.reading or task.done(), "it waits for a client that it does not read"
             heard.held = max(heard.held, len(connection._buffer) - connection._at)
         heard.said, heard.ended = b"".join(pipe.written), pipe.ended
-        for tell in (lambda: _protocol(pipe).eof_received(), lambda: _protocol(pipe).connection_lost(None)):
-            tell()
-            await _settled(connection)
+        connection.eof_received()
+        await _settled(connection)
+        connection.connection_lost(None)
+        await _settled(connection)
         if not task.done():
             raise AssertionError("the conversation goes on without a client")
         if task.exception() is not None:
@@ -155,17 +156,13 @@ class Peer:
         assert not failures, failures
 
 
-def _protocol(pipe: Pipe) -> Any:
-    return pipe.get_protocol()
-
-
 def _received(pipe: Pipe, piece: bytes) -> None:
     protocol = pipe.get_protocol()
     if isinstance(protocol, asyncio.BufferedProtocol):
         while piece:
-            room = protocol.get_buffer(-1)
+            room = memoryview(protocol.get_buffer(-1))
             part, piece = piece[: len(room)], piece[len(room) :]
-            memoryview(room)[: len(part)] = part
+            room[: len(part)] = part
             protocol.buffer_updated(len(part))
     else:
         assert isinstance(protocol, asyncio.Protocol)
