@@ -209,7 +209,9 @@ def test_nothing_is_made_of_a_header_with_addresses_alone() -> None:
 
 
 def test_local_says_nothing_but_that() -> None:
-    assert read(header(inet(tlv(AUTHORITY, b"x") + ssl()), command=0x20)).info == ProxyInfo(2, local=True)
+    for family in (0x00, 0x11, 0x31, 0xFF):  # "the family which is ignored"
+        octets = header(inet(tlv(AUTHORITY, b"x") + ssl()), command=0x20, family=family)
+        assert read(octets) == ProxyHeader(len(octets), ProxyInfo(2, local=True))
 
 
 def test_unknown_families_and_unix_sockets_have_facts_too() -> None:

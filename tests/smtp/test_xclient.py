@@ -194,6 +194,17 @@ async def test_xclient_in_several_commands() -> None:
     }
 
 
+async def test_the_originals_are_those_of_the_connection() -> None:
+    said = ["XCLIENT PORT=5 NAME=a.example -> 220", "XCLIENT PORT=6 NAME=b.example -> 220"]
+    session = await after(*said)
+    assert session.x_client == {"PORT": "6", "NAME": "b.example"} | {
+        "PORT:DEFAULT": "4000",
+        "NAME:DEFAULT": "[192.0.2.1]",
+    }
+    session = await after(*said, "STARTTLS -> 220")
+    assert (session.remote_port, session.client_hostname) == (4000, "[192.0.2.1]")
+
+
 async def test_xclient_begins_again_with_the_greeting() -> None:
     text = (
         HI + "C: HELO a\nS: *\nC: XCLIENT HELO=h.example PROTO=ESMTP\nS: 220 mx.test ESMTP\n"
