@@ -244,7 +244,7 @@ def _check_sum(header: bytes, start: int, value: bytes) -> None:
 
 
 def crc32c(octets: bytes) -> int:
-    """Return the CRC-32C of some octets: 60 ns each, so that the few of a header need no library."""
+    """Return the CRC-32C of some octets: some 80 ns each, so that the few of a header need no library."""
     table, remainder = _crc_table(), 0xFFFFFFFF
     for octet in octets:
         remainder = remainder >> 8 ^ table[(remainder ^ octet) & 0xFF]
