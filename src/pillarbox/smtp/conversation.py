@@ -185,6 +185,8 @@ class Conversation:
             raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
             self.reply(reply.LINE_TOO_LONG)
+            if verb.upper() == b"BDAT":
+                raise ConnectionEnded("BDAT on a line that is too long")
             return None, b""
         if command is None:
             self._not_recognized(octets)
@@ -202,15 +204,18 @@ class Conversation:
         if command.verb == "DATA" and self.wire.pending():
             # What was meant as data must not become commands.
             raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
+        if refused.reply is reply.BAD_CHARACTERS and command.verb == "BDAT":
+            # Nor what stands behind a chunk-size that cannot be read.
+            raise ConnectionEnded("malformed BDAT") from None
 
     def _limit(self, command: Command | None) -> int:
         limit = self._max_length
         return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == "AUTH" else limit
 
     def _not_recognized(self, octets: bytes) -> None:
-        if octets[:5].upper() == b"BDAT ":
-            # Where it is disabled: what follows is a part of a message, and must not become commands.
-            raise ConnectionEnded("BDAT is disabled", reply.NOT_RECOGNIZED)
+        if octets[:4].upper() == b"BDAT":
+            # Where it is disabled or malformed: what follows is a part of a message, and must not become commands.
+            raise ConnectionEnded("BDAT is disabled or malformed", reply.NOT_RECOGNIZED)
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
         if self._counts_unauthenticated and not self.phase & AUTH:
