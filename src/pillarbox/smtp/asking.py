@@ -112,8 +112,8 @@ class Asking:
         """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
         try:
             await self._tell("on_reset", self.session)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is 250
-            await self.report(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the answer is 250
+            await self._failed(error)
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:
         return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
