@@ -45,12 +45,14 @@ class Conversation:
         "_unauthenticated",
         "_watching",
         "asking",
+        "chunk_recipients",
         "chunk_refusal",
         "chunks",
         "connected",
         "informs",
         "phase",
         "places",
+        "replied",
         "service",
         "session",
         "unrecognized",
@@ -73,7 +75,9 @@ class Conversation:
         self._closing = False
         self._watching = False  # whether the end of the transaction means more than that
         self.chunks: Chunks | None = None  # of the message that comes by BDAT
-        self.chunk_refusal: Reply | None = None
+        self.chunk_refusal: Reply | None = None  # of the chunks behind the one that was refused
+        self.chunk_recipients = 0  # so many recipients that message had
+        self.replied = False  # whether a verb that returned nothing has replied itself
         self.unrecognized = 0
         self._unauthenticated = 0
         self.places: dict[str, int] | None = None  # where a recipient stands, to find it when it is given again
@@ -273,6 +277,7 @@ class Conversation:
 
     def reply(self, answer: Reply) -> None:
         """Send a reply, and keep it in the session if it is a refusal."""
+        self.replied = True
         if answer.code >= 400:
             self.session.error = answer.shown(self._codes)
         octets = answer.coded if self._codes else answer.plain
