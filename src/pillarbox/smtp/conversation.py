@@ -331,6 +331,7 @@ class Conversation:
 
     def _transaction_is_over(self) -> None:
         if self.chunks is not None:
+            self.wire.flush()  # the client need not wait until the handler has noticed
             raise TransactionAborted
         raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
 
