@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -149,16 +150,26 @@ async def test_a_slow_handler_stops_the_client(size: int) -> None:
 
 async def test_a_client_that_reads_no_replies_is_not_served_on() -> None:
     closed = asyncio.Event()
-    async with transaction(socket_timeout=1.0, on_close=lambda _: closed.set()) as (_, client):
+    async with serving(socket_timeout=1.0, on_close=lambda _: closed.set()) as served:
+        # Small buffers in the kernel, so that few replies fill them.
+        here, there = socket.create_server(("127.0.0.1", 0)), socket.socket()
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await served.server.listen(sock=here)
+        there.connect(here.getsockname())
+        client = Client(*await asyncio.open_connection(sock=there))
+        assert (await client.reply()).code == 220
+        await client.ehlo()
+        await client.envelope()
         client.writer.transport.pause_reading()  # type: ignore[attr-defined]
         client.writer.transport.set_write_buffer_limits(high=0)
-        sent, chunks = 0, b"BDAT 1\r\nx" * 10_000
+        sent, chunks = 0, b"BDAT 1\r\nx" * 1_000
         with contextlib.suppress(TimeoutError):
             while sent < 64 * MIB:
                 client.writer.write(chunks)
-                await asyncio.wait_for(client.writer.drain(), 0.3)
+                await asyncio.wait_for(client.writer.drain(), 0.5)
                 sent += len(chunks)
-        assert sent < 32 * MIB
+        assert sent < 16 * MIB
         await asyncio.wait_for(closed.wait(), 30)
         client.writer.transport.abort()
 
@@ -283,19 +294,19 @@ async def test_the_clients_time_and_a_commands_are_not_the_handlers() -> None:
     inbox = Inbox()
 
     async def on_help(topic: str, session: Session) -> str:
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.4)
         return topic
 
-    options = {"on_help": on_help, "on_data": inbox, "extensions": [XHANG], "handler_timeout": 0.3}
+    options = {"on_help": on_help, "on_data": inbox, "extensions": [XHANG], "handler_timeout": 0.7}
     async with transaction(**options) as (_, client):
         assert await chunk(client, b"abc") == "250 3 octets received"
         for _ in range(2):
             assert await client.say("HELP a") == "214 a"
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.4)
         assert await client.say("XHANG") == "451 Error: local error in processing"
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         assert await client.say("XASK") == "354 What?"
-        await asyncio.sleep(0.4)
+        await asyncio.sleep(0.8)
         assert await client.say("that") == "250 that"
         assert await chunk(client, b"def", " LAST") == "250 OK: message queued"
     assert inbox[0].content == b"abcdef"
@@ -304,9 +315,9 @@ async def test_the_clients_time_and_a_commands_are_not_the_handlers() -> None:
 async def test_the_handlers_own_time_is_counted() -> None:
     async def on_data(stream: MessageStream, session: Session) -> None:
         async for _ in stream:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.4)
 
-    async with transaction(on_data=on_data, handler_timeout=0.3) as (_, client):
+    async with transaction(on_data=on_data, handler_timeout=0.7) as (_, client):
         assert await chunk(client, b"abc") == "250 3 octets received"
         assert await client.say("HELP") == "214 See https://www.rfc-editor.org/rfc/rfc5321 for details"
         assert await chunk(client, b"abc", " LAST") == "451 Error: local error in processing"
