@@ -6,7 +6,7 @@ from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from inspect import isawaitable
+from inspect import isawaitable, iscoroutine
 from logging import DEBUG, INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,8 @@ class Asking:
         """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
         try:
             await self._tell("on_reset", self.session)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is 250
-            await self.report(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the answer is 250
+            await self._failed(error)
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:
         return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
@@ -124,10 +124,15 @@ class Asking:
         """Yield the replies of LMTP that ``on_data``'s answer means."""
         # RFC 2033 4.2: "after the final ".", the server … returns one reply for each previously successful RCPT
         # command in the mail transaction, in the order that the RCPT commands were issued."
-        for entry in await self._for_each_recipient(answer):
-            if hasattr(entry, "__await__"):
-                self.wire.flush()  # those before are known and need not wait
-            yield await self.message_reply(entry)
+        entries = await self._for_each_recipient(answer)
+        try:
+            while entries:
+                entry = entries.pop(0)
+                if hasattr(entry, "__await__"):
+                    self.wire.flush()  # those before are known and need not wait
+                yield await self.message_reply(entry)
+        finally:
+            self.let_go(entries)
 
     async def _for_each_recipient(self, answer: object) -> list[object]:
         recipients = len(self.session.envelope.rcpt_to)
@@ -135,18 +140,31 @@ class Asking:
             return [answer] * recipients
         if len(answer) == recipients:
             return list(answer)
+        self.let_go(answer)
         await self.report(ValueError(f"on_data returned {len(answer)} replies for {recipients} recipients"))
         return [Refused(reply.LOCAL_ERROR)] * recipients
+
+    def let_go(self, answer: object) -> None:
+        """Close or cancel what ``on_data`` returned to be awaited, where nobody is left to be answered with it."""
+        # A message that the client did not finish, or that was refused, must not be delivered; and a coroutine that is
+        # forgotten would warn of it.
+        for entry in answer if isinstance(answer, list | tuple) else (answer,):
+            end = entry.close if iscoroutine(entry) else getattr(entry, "cancel", None)
+            if end is not None and hasattr(entry, "__await__"):
+                end()
 
     async def message_reply(self, answer: object) -> Reply:
         """Return the reply that one answer of ``on_data`` means."""
         try:
             while isawaitable(answer):
                 answer = await self._in_time(answer)
-            if isinstance(answer, BaseException):  # as asyncio.gather returns it
+            if isinstance(answer, list | tuple) and any(hasattr(entry, "__await__") for entry in answer):
+                self.let_go(answer)  # 250 would promise what is not done yet
+                raise TypeError("on_data returned a list of awaitables where one answer was due")
+            if isinstance(answer, BaseException) and not isinstance(answer, Reject | Refused):  # as asyncio.gather does
                 raise answer
         except (Reject, Refused) as refusal:
-            answer = refusal
+            return self._reply_for(refusal)
         except ConnectionEnded:
             raise
         except BaseException as error:  # noqa: BLE001 - as for every hook

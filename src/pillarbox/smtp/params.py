@@ -43,13 +43,20 @@ def _check_unknown(keyword: str, asked: Asked) -> None:
 
 def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
     try:
-        return parameter.apply(asked, value)
+        return _not_awaitable(parameter.apply(asked, value))
     except Reject as reject:
         raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
     except Refused:
         raise
     except Exception as error:  # an application's own parameter
         raise Refused(reply.LOCAL_ERROR, error) from error
+
+
+def _not_awaitable(meant: object) -> object:
+    if hasattr(meant, "__await__"):
+        getattr(meant, "close", bool)()  # a coroutine that is forgotten would warn of it
+        raise TypeError(f"a parameter's apply returned {type(meant).__name__}: nothing is awaited here")
+    return meant
 
 
 def wrong(problem: str) -> Reply:

@@ -148,6 +148,8 @@ class Service:
         def checked(session: Session) -> str | None:
             try:
                 line = keyword(session)
+                if hasattr(line, "__await__"):
+                    getattr(line, "close", bool)()
                 return None if line is None else check_keyword(line)
             except Exception as error:  # noqa: BLE001 - an application's; the others are announced nevertheless
                 self.log.event(ERROR, "error", session, "the EHLO keyword of an extension failed", error=error)
@@ -160,10 +162,16 @@ class Service:
         self.hooks[command.verb] = command.run
 
         async def run(c: Conversation, argument: str) -> Reply | None:
+            c.replied = False
             answer = await c.asking.ask(rule, c, argument)
-            if answer is None or isinstance(answer, Reply):
+            if isinstance(answer, Reply):
+                if answer.code >= 400:
+                    raise Refused(answer)  # as if it had been raised: 421 closes, and the session keeps it
                 return answer
-            raise Refused(reply.LOCAL_ERROR, TypeError(f"{command.verb} returned {type(answer).__name__}, not a Reply"))
+            if answer is None and c.replied:
+                return None
+            problem = f"{command.verb} returned {type(answer).__name__} and not a Reply: the client waits for one"
+            raise Refused(reply.LOCAL_ERROR, TypeError(problem))
 
         return replace(command, run=run)
 
@@ -183,6 +191,8 @@ class Service:
     def checked_keywords(self, keywords: Any) -> list[bytes]:
         """Return what ``on_ehlo`` wants to be announced; raises Refused where that is not a list of keywords."""
         try:
+            if isinstance(keywords, str):
+                raise TypeError("on_ehlo must return a list of keywords, not one string")
             return [check_keyword(keyword).encode() for keyword in keywords]
         except (TypeError, ConfigurationError) as error:
             raise Refused(reply.LOCAL_ERROR, error) from error

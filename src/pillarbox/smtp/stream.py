@@ -64,6 +64,11 @@ class MessageStream:
         """Whether it is refused for a bare CR or LF."""
         return self._decoder.flaw is BARE_NEWLINE_IN_DATA
 
+    @property
+    def received(self) -> int:
+        """Octets of the message that were decoded, handed out or not."""
+        return self.byte_length + len(self._spare)
+
     def __anext__(self) -> Coroutine[Any, Any, bytes]:
         return self._block(iterating=True)  # no coroutine of its own
 
@@ -124,6 +129,8 @@ class MessageStream:
         while self.refusal is None and not decoder.finished:
             while not (octets := wire.block()) and not decoder.ending:
                 await wire.more()
+                if self._closed:  # while a task that on_data left behind waited: what has come is not for it
+                    raise RuntimeError("the message was read after on_data returned")
             block = self._decoded(octets)
             if block:
                 return block
