@@ -12,7 +12,17 @@ from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
-from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
+from pillarbox.session import (
+    RRVS,
+    Address,
+    DeliverBy,
+    Envelope,
+    MessageDSN,
+    Recipient,
+    RecipientDSN,
+    Session,
+    TLSInfo,
+)
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest
@@ -22,6 +32,7 @@ from pillarbox.trace import received_header, return_path_header
 __version__ = "0.1.0"
 
 __all__ = [
+    "RRVS",
     "Address",
     "Asked",
     "AuthRequest",
@@ -30,6 +41,7 @@ __all__ = [
     "ConnectionLost",
     "Conversation",
     "DNSResolver",
+    "DeliverBy",
     "Envelope",
     "Extension",
     "HandshakeFailed",
