@@ -101,7 +101,8 @@ def _security(service: Service) -> Iterator[Extension]:
         return None if session.secure else "STARTTLS"
 
     def require_tls(session: Session) -> str | None:
-        # RFC 8689 4: advertised only where the session is under TLS.
+        # RFC 8689 2: "Following the negotiation of STARTTLS, the SMTP server MUST advertise in the subsequent EHLO
+        # response that it supports REQUIRETLS."
         return "REQUIRETLS" if session.secure else None
 
     # RFC 4954 5: "servers that advertise support for this extension MUST support the AUTH parameter to the MAIL FROM
