@@ -200,7 +200,7 @@ def chunk_received(octets: int) -> Reply:
 @_varying("MAIL with MT-PRIORITY, where `on_mail_from` has changed `envelope.mt_priority`", 3)
 def priority_changed(priority: int) -> Reply:
     """Return the reply that tells a message's new priority."""
-    # RFC 3463 and 6710 name X.3.6 "Requested priority was changed".
+    # X.3.6 is "Requested priority was changed" (RFC 6710).
     return Reply(250, "2.3.6", f"{priority} is the new priority of the message")
 
 
