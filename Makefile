@@ -25,6 +25,7 @@ format: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
+	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules

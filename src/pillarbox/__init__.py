@@ -13,7 +13,9 @@ from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
 from pillarbox.session import (
+    RRVS,
     Address,
+    DeliverBy,
     Envelope,
     MessageDSN,
     ProxyInfo,
@@ -32,6 +34,7 @@ from pillarbox.trace import received_header, return_path_header
 __version__ = "0.1.0"
 
 __all__ = [
+    "RRVS",
     "Address",
     "Asked",
     "AuthRequest",
@@ -40,6 +43,7 @@ __all__ = [
     "ConnectionLost",
     "Conversation",
     "DNSResolver",
+    "DeliverBy",
     "Envelope",
     "Extension",
     "HandshakeFailed",

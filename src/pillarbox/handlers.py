@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import ConnectionLost, HandshakeFailed, Reject
 from pillarbox.options import HANDLERS, declarations
+from pillarbox.smtp.reply import AUTH_NOT_IMPLEMENTED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -69,7 +70,8 @@ class Handlers:
         Any true value becomes ``session.user``, and True keeps the user name that was sent. None, False or ``Reject``
         is 535, any other exception or a dict 454.
         """
-        raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
+        answer = AUTH_NOT_IMPLEMENTED
+        raise Reject(answer.code, answer.text, enhanced=answer.enhanced)
 
     def on_mail_from(self, address: Address, session: Session) -> Any:
         """Accept a sender (RFC 5321 4.1.1.2); ``address.address`` is "" for the null sender.

@@ -54,12 +54,19 @@ class OptionKeywords(TypedDict, total=False):
     hide_requiretls: bool
     hide_chunking: bool
     binarymime: bool
+    deliver_by: bool | int
+    future_release: int | None
+    mt_priority: bool | str
+    rrvs: bool
+    hide_limits: bool
     extensions: Sequence[Extension]
     max_command_length: int
     lenient_address_parsing: bool
     lenient_parameters: bool
     bare_newline: Literal["normalize", "reject", "accept"]
     forbid_unauth_pipelining: bool
+    max_recipients: int | None
+    max_messages: int | None
     enforce_size: bool
     greet_delay: float
     socket_timeout: float | None

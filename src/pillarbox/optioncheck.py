@@ -164,6 +164,36 @@ def not_negative(name: str, value: float | None) -> float | None:
     return value
 
 
+def six_digits(name: str, value: int | None) -> int | None:
+    """Refuse a limit that LIMITS cannot announce (RFC 9422 4: one to six digits); None means no limit."""
+    return _up_to(name, value, 999_999)
+
+
+def nine_digits(name: str, value: int | None) -> int | None:
+    """Refuse a number of seconds that the nine digits of RFC 2852 4 and RFC 4865 4 cannot say."""
+    return _up_to(name, value, 999_999_999)
+
+
+def _up_to(name: str, value: int | None, largest: int) -> int | None:
+    if value is not None and not 1 <= value <= largest:
+        wrong(name, f"must be from 1 to {largest}, not {value!r}")
+    return value
+
+
+def deliver_by(name: str, value: bool | int) -> bool | int:
+    """Refuse a time that DELIVERBY cannot announce."""
+    if not isinstance(value, bool):
+        nine_digits(name, value)
+    return value
+
+
+def profile(name: str, value: bool | str) -> bool | str:
+    """Refuse a name that cannot stand in an EHLO keyword (RFC 5321 4.1.1.1: printable ASCII without spaces)."""
+    if isinstance(value, str) and not (value.isascii() and value.isprintable() and value and " " not in value):
+        wrong(name, f"must be true, false or the name of a profile without spaces, not {value!r}")
+    return value
+
+
 def command_length(name: str, value: int) -> int:
     """Refuse a limit below RFC 5321 4.5.3.1.4: a command line may have 512 octets."""
     if value < 512:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from base64 import b32encode
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 BodyType = Literal["7bit", "8bitmime", "binarymime"]
@@ -102,6 +103,30 @@ class RecipientDSN:
     orcpt: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DeliverBy:
+    """By when MAIL wants a message to be delivered (RFC 2852 4).
+
+    seconds: from when the message was received; 0 and less with "notify" only. mode: what becomes of a message that is
+    late: "return" it, or "notify" the sender and go on. trace: whoever relays it is to tell the sender.
+    """
+
+    seconds: int
+    mode: Literal["notify", "return"]
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RRVS:
+    """Since when RCPT wants a mailbox to have had the same owner (RFC 7293 3).
+
+    since: in UTC. action: what becomes of a message for a server that does not know RRVS: "reject" it, or "continue".
+    """
+
+    since: datetime
+    action: Literal["continue", "reject"] = "reject"
+
+
 # Nearly no message asks for any: one object does for all of them.
 _NO_MESSAGE_DSN, _NO_RECIPIENT_DSN = MessageDSN(), RecipientDSN()
 
@@ -123,9 +148,10 @@ class Address:
 
 @dataclass(slots=True)
 class Recipient(Address):
-    """A forward path: an address with its delivery report wishes in ``dsn``."""
+    """A forward path: an address with its delivery report wishes in ``dsn``, and ``rrvs`` (RFC 7293) or None."""
 
     dsn: RecipientDSN = _NO_RECIPIENT_DSN
+    rrvs: RRVS | None = None
 
     # dataclass(slots=True) makes __str__ of the base class fine, but not its __repr__: keep both plain.
     def __str__(self) -> str:
@@ -139,6 +165,10 @@ class Envelope:
     mail_from: None until MAIL is accepted. rcpt_to: the accepted recipients in order; in SMTP a repeated one replaces
     the earlier, in LMTP both stay (RFC 2033 4.2). body_type: BODY (RFC 6152, RFC 3030). smtp_utf8: SMTPUTF8 (RFC 6531).
     require_tls: REQUIRETLS (RFC 8689). dsn: RET and ENVID (RFC 3461).
+
+    None where MAIL did not say: submitter, who submitted the message first ("" for ``<>``, and always "" for a client
+    that has not logged in; AUTH, RFC 4954 5); deliver_by (RFC 2852); hold_until, in UTC (RFC 4865); mt_priority, from
+    -9 to 9 (RFC 6710).
     """
 
     mail_from: Address | None = None
@@ -147,6 +177,10 @@ class Envelope:
     smtp_utf8: bool = False
     require_tls: bool = False
     dsn: MessageDSN = _NO_MESSAGE_DSN
+    submitter: str | None = None
+    deliver_by: DeliverBy | None = None
+    hold_until: datetime | None = None
+    mt_priority: int | None = None
 
 
 class Session:

@@ -149,6 +149,7 @@ async def test_a_chunk_before_authentication_never_becomes_commands() -> None:
         S: *
         S: *
         S: *
+        S: *
         c: BDAT 6\\r\\nQUIT\\r\\nNOOP\\r\\n
         S: 530 Error: authentication Required
         S: 250 OK
@@ -423,6 +424,7 @@ S: *
 S: *
 S: *
 S: *
+S: *
 C: MAIL FROM:<a@example.org>
 C: RCPT TO:<no@example.com>
 C: RCPT TO:<{}@example.com>
@@ -457,6 +459,7 @@ async def test_lmtp_answers_each_chunk_once_and_the_last_for_each_recipient() ->
     text = """
         S: 220 mx.test LMTP
         C: LHLO x
+        S: *
         S: *
         S: *
         S: *

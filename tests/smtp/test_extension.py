@@ -365,13 +365,13 @@ async def test_on_vrfy() -> None:
         C: VRFY jo
         S: 250 2.1.5 Jo Doe <jo@example.com>
         C: VRFY je
-        S: 250 2.1.5 J? Doe <j?@example.com>
+        S: 252 2.6.8 The mailbox can only be shown in UTF-8
         C: VRFY je SMTPUTF8
         S: 250 2.1.5 Jé Doe <jé@example.com>
         C: VRFY nobody
         S: 550 5.1.1 Error: no such user
         C: VRFY other
-        S: 252 2.1.5 Cannot VRFY user, but will accept message and attempt delivery
+        S: 252 2.0.0 Cannot VRFY user, but will accept message and attempt delivery
         C: VRFY
         S: 501 5.5.4 Error: syntax: VRFY address
     """

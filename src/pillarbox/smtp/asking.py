@@ -31,17 +31,17 @@ class Rule:
     failure: Reply = reply.LOCAL_ERROR
 
 
-ON_CONNECT = Rule("on_connect", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
-ON_SECURE = Rule("on_secure", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
+ON_CONNECT = Rule("on_connect", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
+ON_SECURE = Rule("on_secure", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
-ON_MAIL_FROM = Rule("on_mail_from", Reply(550, "5.7.1", "Error: sender refused"))
-ON_RCPT_TO = Rule("on_rcpt_to", Reply(550, "5.1.1", "Error: recipient refused"))
-ON_EHLO = Rule("on_ehlo", Reply(550, "5.7.1", "Error: access denied"))
-ON_VRFY = Rule("on_vrfy", Reply(550, "5.1.1", "Error: no such user"))
-ON_EXPN = Rule("on_expn", Reply(550, "5.1.1", "Error: no such mailing list"))
-ON_HELP = Rule("on_help", Reply(504, "5.5.4", "Error: no help on that"))
-ON_DATA = Rule("on_data", Reply(450, "4.3.0", "Error: message refused, try again later"))
-_XCLIENT_LOGIN = Rule("on_auth", Reply(550, "5.7.8", "Error: LOGIN refused"), reply.AUTH_FAILED_HERE)
+ON_MAIL_FROM = Rule("on_mail_from", reply.SENDER_REFUSED)
+ON_RCPT_TO = Rule("on_rcpt_to", reply.RECIPIENT_REFUSED)
+ON_EHLO = Rule("on_ehlo", reply.HELLO_REFUSED)
+ON_VRFY = Rule("on_vrfy", reply.NO_SUCH_USER)
+ON_EXPN = Rule("on_expn", reply.NO_SUCH_LIST)
+ON_HELP = Rule("on_help", reply.NO_HELP)
+ON_DATA = Rule("on_data", reply.MESSAGE_REFUSED)
+_XCLIENT_LOGIN = Rule("on_auth", reply.LOGIN_REFUSED, reply.AUTH_FAILED_HERE)
 
 
 class Asking:
@@ -176,7 +176,7 @@ class Asking:
         if answer is None:
             return self.service.accepted
         if isinstance(answer, str):
-            return Reply(250, "2.6.0", answer, utf8=self.session.envelope.smtp_utf8)
+            return reply.message_accepted(answer)
         if isinstance(answer, Reject):
             return self._refusal(answer, ON_DATA)
         if isinstance(answer, Refused):
@@ -217,7 +217,7 @@ class Asking:
             return await self.verify(AuthRequest("XCLIENT", login, authcid=login), _XCLIENT_LOGIN)
         except Reject as reject:
             # Its refusal is 550, whatever on_auth says to a client of its own.
-            raise Refused(Reply(550, "5.7.8", reject.text or _XCLIENT_LOGIN.refusal.text)) from reject
+            raise Refused(reply.login_refused(reject.text)) from reject
 
 
 class _Exchange:
@@ -243,7 +243,7 @@ class _Exchange:
         asking = self._asking
         line = await read_line(asking.wire, MAX_AUTH_LINE)
         if len(line) > MAX_AUTH_LINE:
-            raise Refused(reply.LINE_TOO_LONG)
+            raise Refused(reply.AUTH_LINE_TOO_LONG)
         asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
         if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
             raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)

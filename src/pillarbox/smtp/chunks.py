@@ -75,7 +75,7 @@ class Chunks:
         if self._dialogue is None:
             conversation = self._conversation
             # RFC 3030 2: "A 250 response MUST be sent to each successful BDAT data block".
-            conversation.reply(Reply(250, "2.0.0", f"{self._size} octets received"))
+            conversation.reply(reply.chunk_received(self._size))
             self.begun = False
             self._dialogue = conversation.wire.apart(conversation.run(between_chunks=True))
         await self._dialogue.wait()

@@ -188,7 +188,8 @@ class Conversation:
         if command is None and _HTTP.match(octets):
             raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
-            self.reply(reply.LINE_TOO_LONG)
+            auth = command is not None and command.verb == "AUTH"
+            self.reply(reply.AUTH_LINE_TOO_LONG if auth else reply.LINE_TOO_LONG)
             if verb.upper() == b"BDAT":
                 raise ConnectionEnded("BDAT on a line that is too long")
             return None, b""

@@ -43,6 +43,8 @@ class Service:
         self.must_authenticate = options.must_authenticate
         self.bare_newline = options.bare_newline
         self.size = options.size
+        self.max_recipients = options.max_recipients
+        self.max_messages = options.max_messages
         self.lenient = options.lenient_address_parsing
         self.auth_needs_tls = options.auth_needs_tls
         self.xclient_peers = Networks(options.use_xclient) or None
@@ -76,16 +78,16 @@ class Service:
         # RFC 2034 4: the greeting and the HELO/EHLO reply carry no enhanced code.
         self.greeting = encode(220, f"{o.name} {protocol} {o.banner}".rstrip())
         self.shutting_down = reply.SHUTTING_DOWN.coded if self.codes else reply.SHUTTING_DOWN.plain
-        self.too_soon = Reply(421, "4.7.0", f"{o.name} You talk too soon")
-        self.too_many_clients = Reply(421, "4.3.2", f"{o.name} Too many connected clients, try again in a moment")
+        self.too_soon = reply.talks_too_soon(o.name)
+        self.too_many_clients = reply.too_many_clients(o.name)
         self.missing = (
             (HELLO, reply.LHLO_FIRST if o.lmtp else reply.HELLO_FIRST),
-            (AUTH, Reply(530, "5.7.0", o.auth_required_message)),
+            (AUTH, reply.authentication_required(o.auth_required_message)),
             (MAIL, reply.NEED_MAIL),
             (RCPT, reply.NEED_RCPT),
         )
         number = "" if o.hide_size or o.size is None else f" {o.size}"
-        self.too_large = Reply(552, "5.3.4", f"Error: message exceeds fixed maximum message size{number}")
+        self.too_large = reply.too_large(number)
         self.enforced_size = self.too_large if o.enforce_size else None
 
     def stripped(self, line: bytes) -> bytes:
@@ -158,7 +160,7 @@ class Service:
         return checked
 
     def _asked(self, command: Command) -> Command:
-        rule = Rule(command.verb, Reply(550, "5.7.1", f"Error: {command.verb} refused"))
+        rule = Rule(command.verb, reply.verb_refused(command.verb))
         self.hooks[command.verb] = command.run
 
         async def run(c: Conversation, argument: str) -> Reply | None:

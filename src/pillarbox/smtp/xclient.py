@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.networks import normal_address
 from pillarbox.smtp.grammar import GrammarError, decode_xtext
-from pillarbox.smtp.reply import BAD_ATTRIBUTES, Refused, Reply, syntax
+from pillarbox.smtp.reply import BAD_ATTRIBUTES, Refused, bad_attribute, syntax
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +39,7 @@ def parse(verb: str, argument: str, known: Mapping[str, Callable[[str], str]]) -
         # "Although command and attribute names are shown in upper case, they are in fact case insensitive."
         name = name.upper() if name.isascii() else name
         if not equals or name not in known or name in values:
-            raise Refused(Reply(501, "5.5.4", f"Error: bad {verb} attribute: {name}"))
+            raise Refused(bad_attribute(verb, name))
         values[name] = _value(raw, known[name])
     if not values:
         raise Refused(syntax(f"{verb} attribute=value …".replace("…", "...")))
