@@ -15,7 +15,7 @@ from pillarbox.server import SMTPServer
 from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
-from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.trace import received_header, return_path_header
 
@@ -31,9 +31,12 @@ __all__ = [
     "Conversation",
     "DNSResolver",
     "Envelope",
+    "Exchange",
     "Extension",
     "HandshakeFailed",
     "HostNames",
+    "InvalidCredential",
+    "Mechanism",
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
@@ -45,6 +48,7 @@ __all__ = [
     "Reject",
     "Reply",
     "SMTPServer",
+    "ScramKeys",
     "Session",
     "TLSInfo",
     "log_fields",

@@ -18,8 +18,8 @@ from pillarbox.smtp.asking import (
     ON_RCPT_TO,
     ON_SECURE,
     ON_VRFY,
-    authenticate,
 )
+from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
 from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
@@ -198,7 +198,7 @@ async def auth(c: Conversation, argument: str) -> Reply:
     """Authenticate the client."""
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
-    c.session.user = await authenticate(c.asking, argument, c.send)
+    c.session.user = await authenticate(c.asking, argument)
     c.phase |= AUTH
     return reply.AUTHENTICATED
 
