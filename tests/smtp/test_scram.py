@@ -8,8 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from pillarbox import Reject, ScramKeys, Session, TLSInfo
+from pillarbox import InvalidCredential, Reject, ScramKeys, Session, TLSInfo
+from pillarbox.smtp.sasl import MECHANISMS
 from scram_client import ScramClient
 from transcript import Replay, replay, replay_every_way
 
@@ -371,3 +374,68 @@ async def test_plus_is_offered_where_there_is_a_binding() -> None:
     options = {**OPTIONS, "auth_methods": PLUS}
     await replay(hello(*PLUS[1:]) + refused + QUIT, **options)
     await replay_plus(refused, PLUS[1:], ADDR="192.0.2.7")  # the connection is a proxy's
+
+
+# --- Whatever a client says
+
+
+class Deaf:
+    """An exchange whose client says these messages, whatever it is asked."""
+
+    host = "mx.test"
+    offered = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256")
+
+    def __init__(self, *messages: bytes) -> None:
+        self.session = under_tls()
+        self.messages = list(messages)
+        self.told: list[bytes] = []
+
+    async def challenge(self, octets: bytes) -> bytes:
+        self.told.append(octets)
+        return self.messages.pop(0) if self.messages else b""
+
+    async def tell(self, octets: bytes) -> None:
+        self.told.append(octets)
+
+    async def verify(self, request: Any) -> object:
+        raise AssertionError(f"nobody has proven anything, and yet {request}")
+
+    async def scram_keys(self, username: str) -> list[ScramKeys]:
+        assert username
+        return [KEYS]
+
+
+PIECES = [
+    "n",
+    "y",
+    "p",
+    "=",
+    ",",
+    "a=",
+    "n=",
+    "r=",
+    "m=",
+    "c=",
+    "p=tls-server-end-point",
+    "biws",
+    "user",
+    "\0",
+    "ä",
+    "=2C",
+]
+MESSAGES = st.one_of(
+    st.binary(max_size=40),
+    st.lists(st.sampled_from(PIECES), max_size=12).map(lambda parts: "".join(parts).encode()),
+    st.lists(st.sampled_from(PIECES), max_size=6).map(lambda parts: ("n,,n=user,r=abc," + "".join(parts)).encode()),
+    st.just(b"n,,n=user,r=abc"),
+)
+
+
+@given(name=st.sampled_from(["SCRAM-SHA-256", "SCRAM-SHA-256-PLUS", "SCRAM-SHA-1"]), first=MESSAGES, final=MESSAGES)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+async def test_no_message_breaks_it_or_proves_anything(name: str, first: bytes, final: bytes) -> None:
+    exchange = Deaf(final)
+    with pytest.raises((InvalidCredential, Reject)) as raised:
+        await MECHANISMS[name].authenticate(exchange, first)
+    if raised.type is Reject:
+        assert exchange.told[-1].startswith(b"e=")

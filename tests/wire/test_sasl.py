@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from typing import Any
@@ -236,6 +237,29 @@ async def test_after_xclient_the_connection_is_not_the_clients() -> None:
         assert (await client.ehlo())["AUTH"] == "SCRAM-SHA-256"
         scram = ScramClient("ann", "pencil", header="y,,")
         assert await log_in(client, scram, "SCRAM-SHA-256") == "235 Authentication successful"
+
+
+# --- One's own
+
+
+class Cancelled(Mechanism):
+    """Awaits something that was cancelled, which is a failure of its own and not the end of the connection."""
+
+    name = "X-CANCELLED"
+
+    async def authenticate(self, exchange: Any, initial: bytes | None) -> object:
+        raise asyncio.CancelledError
+
+
+@on_both_loops
+async def test_a_mechanism_that_was_cancelled_leaves_the_connection_alone() -> None:
+    problems = []
+    options = {"auth_methods": [Cancelled()], "on_error": lambda error, _: problems.append(error)}
+    async with serving(allow_insecure_auth=True, **options) as served:
+        client = await served.hello()
+        assert await client.say("AUTH X-CANCELLED") == "454 Temporary authentication failure"
+        assert await client.say("NOOP") == "250 OK"
+    assert [type(problem) for problem in problems] == [asyncio.CancelledError]
 
 
 # --- What a log says

@@ -70,11 +70,11 @@ class Asking:
         except (Refused, ConnectionEnded, TransactionAborted):
             raise
         except BaseException as error:
-            await self._failed(error)
+            await self.failed(error)
             raise Refused(rule.failure) from error
         return answer
 
-    async def _failed(self, error: BaseException) -> None:
+    async def failed(self, error: BaseException) -> None:
         """Report a handler's failure, whatever it raised; what ends the connection or the program goes on up."""
         if self.wire.ends_with(error):
             raise error
@@ -149,7 +149,7 @@ class Asking:
         except ConnectionEnded:
             raise
         except BaseException as error:  # noqa: BLE001 - as for every hook
-            await self._failed(error)
+            await self.failed(error)
             return reply.LOCAL_ERROR
         return self._reply_for(answer)
 

@@ -49,8 +49,9 @@ async def _run(mechanism: Mechanism, exchange: _Exchange, first: bytes | None) -
         user = await mechanism.authenticate(exchange, first)
     except (InvalidCredential, Reject, Refused, ConnectionEnded, TransactionAborted):
         raise
-    except Exception as error:
-        raise Refused(reply.AUTH_FAILED_HERE, error) from error
+    except BaseException as error:
+        await asking.failed(error)
+        raise Refused(reply.AUTH_FAILED_HERE) from error
     if not await asking.is_true(user, ON_AUTH):
         raise Reject
     return user

@@ -29,9 +29,9 @@ _secret = b""  # of this process, for keys that belong to nobody; made when firs
 class ScramKeys:
     """The keys of one user for one hash; ``str()`` is how they are stored.
 
-    hash: "sha256" for SCRAM-SHA-256, "sha1" for SCRAM-SHA-1. Whoever has the keys can pass for the server, and has
-    something to try passwords on; they do not log in by themselves. They stand in no ``repr``. Raises ValueError for
-    what cannot be keys.
+    hash: "sha256" for SCRAM-SHA-256, "sha1" for SCRAM-SHA-1. Whoever has the keys can pass for the server, has
+    something to try passwords on, and together with a login overheard can log in. They stand in no ``repr``. Raises
+    ValueError for what cannot be keys.
     """
 
     hash: Hash
