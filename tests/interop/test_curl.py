@@ -100,6 +100,7 @@ def test_a_wrong_password_is_refused(server: Server, curl: Curl, mechanism: str)
     assert server.deliveries == []
 
 
+@pytest.mark.proves("curl", "AUTH OAUTHBEARER")
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
 @pytest.mark.parametrize("form", FORMS)
 def test_oauthbearer(sasl_server: Server, curl: Curl, form: str, initial_response: bool) -> None:
@@ -115,6 +116,7 @@ def test_a_wrong_token_is_refused(sasl_server: Server, curl: Curl) -> None:
     assert sasl_server.deliveries == []
 
 
+@pytest.mark.proves("curl", "AUTH EXTERNAL")
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
 @pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
 def test_a_client_certificate(

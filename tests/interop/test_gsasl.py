@@ -33,6 +33,7 @@ def credential(password: str = PASSWORD) -> tuple[str, ...]:
     return ("--authentication-id", USER, "--password", password)
 
 
+@pytest.mark.proves("gsasl", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-1")
 @pytest.mark.parametrize("form", [PLAIN, STARTTLS])
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"])
 def test_it_logs_in(sasl_server: Server, gsasl: Gsasl, mechanism: str, form: str) -> None:
@@ -43,6 +44,7 @@ def test_it_logs_in(sasl_server: Server, gsasl: Gsasl, mechanism: str, form: str
     gsasl.log_in(sasl_server, mechanism, *credential("wrong"), *name, "--no-cb", form=form).expect_failure()
 
 
+@pytest.mark.proves("gsasl", "AUTH SCRAM-SHA-256-PLUS", "AUTH SCRAM-SHA-1-PLUS")
 @pytest.mark.parametrize("mechanism", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
 def test_channel_binding(sasl_server: Server, gsasl: Gsasl, mechanism: str) -> None:
     outcome = gsasl.log_in(sasl_server, mechanism, *credential(), *TLS_1_2, form=STARTTLS)
@@ -53,12 +55,14 @@ def test_channel_binding(sasl_server: Server, gsasl: Gsasl, mechanism: str) -> N
     gsasl.log_in(sasl_server, mechanism, *credential(), form=STARTTLS).expect_failure()
 
 
+@pytest.mark.proves("gsasl", "AUTH ANONYMOUS")
 def test_anonymous(sasl_server: Server, gsasl: Gsasl) -> None:
     outcome = gsasl.log_in(sasl_server, "ANONYMOUS", "--anonymous-token", "jo@example.com")
     outcome.expect_success()
     assert SUCCESS in outcome.output
 
 
+@pytest.mark.proves("gsasl", "AUTH EXTERNAL")
 def test_external(sasl_server: Server, gsasl: Gsasl, client_certificate: ClientCertificate) -> None:
     file = str(client_certificate.file)
     shown = ("--x509-cert-file", file, "--x509-key-file", file, "--authorization-id", "")

@@ -107,6 +107,7 @@ def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: st
 BEYOND = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER")
 
 
+@pytest.mark.proves("msmtp", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-1", "AUTH OAUTHBEARER")
 @pytest.mark.parametrize("mechanism", BEYOND)
 @pytest.mark.parametrize("form", FORMS)
 def test_authentication_without_a_password_on_the_wire(
@@ -129,6 +130,7 @@ def test_a_wrong_secret_is_refused(sasl_server: Server, msmtp: Msmtp, mechanism:
     msmtp.deliver(sasl_server, form=STARTTLS, account=unknown).expect_failure()
 
 
+@pytest.mark.proves("msmtp", "AUTH EXTERNAL")
 @pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
 def test_a_client_certificate(
     sasl_server: Server, msmtp: Msmtp, client_certificate: ClientCertificate, form: str

@@ -50,7 +50,7 @@ def channel_bindings(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> Mapping[str, 
     """Return the bindings of a connection after its handshake; where SNI chose, of the context that it chose."""
     sent: Mapping[str, bytes] = getattr(ssl_object.context, _SENT, _NONE)
     if ssl_object.version() != "TLSv1.2":
-        return sent  # RFC 9266 4.2: under TLS 1.3 there is no tls-unique, though Python returns something
+        return sent  # under TLS 1.3 there is no tls-unique (RFC 9266), though Python returns something
     unique = ssl_object.get_channel_binding("tls-unique")
     return ChainMap({"tls-unique": unique}, cast("MutableMapping[str, bytes]", sent)) if unique else sent
 

@@ -58,7 +58,7 @@ async def _run(mechanism: Mechanism, exchange: _Exchange, first: bytes | None) -
 
 
 def _log(asking: Asking, text: str, name: str | None) -> None:
-    asking.service.log.event(INFO, "auth", asking.session, text, name or "nobody")
+    asking.service.log.event(INFO, "auth", asking.session, text, name or "(no name)")
 
 
 class _Exchange:

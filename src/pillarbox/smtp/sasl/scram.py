@@ -40,9 +40,8 @@ class Scram(Mechanism):
 
     def offered(self, session: Session) -> bool:
         # After XCLIENT the TLS connection is the proxy's, and no client of it could be bound to it.
-        return not self._plus or (
-            session.tls is not None and bool(session.tls.channel_bindings) and not session.x_client
-        )
+        bindings = session.tls.channel_bindings if session.tls is not None else {}
+        return not self._plus or (bool(bindings) and not session.x_client)
 
     async def authenticate(self, exchange: Exchange, initial: bytes | None) -> object:
         try:
