@@ -25,7 +25,7 @@ AUTH_METHODS = (
     "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS",
 )  # fmt: skip
 # RFC 4422 3.1: "sasl-mech = 1*20mech-char", of upper-case letters, digits, hyphen and underscore
-_MECHANISM = re.compile(r"[A-Z0-9_-]{1,20}")
+_MECHANISM = r"[A-Z0-9_-]{1,20}"
 # Every verb of the SMTP RFCs, so that a list made for another server moves over and a misspelt one is still found.
 VERBS = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
@@ -284,7 +284,7 @@ def auth_methods(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
 def _own_name(name: str, method: Any) -> str:
     if isinstance(method, type):
         wrong(name, f"takes objects, not classes: write {method.__name__}()")
-    if not isinstance(method.name, str) or not _MECHANISM.fullmatch(method.name):
+    if not isinstance(method.name, str) or not re.fullmatch(_MECHANISM, method.name):
         wrong(name, f"a mechanism's name must be 1 to 20 of A-Z, 0-9, - and _ (RFC 4422 3.1), not {method.name!r}")
     return str(method.name)
 

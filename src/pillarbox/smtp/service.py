@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.errors import ConfigurationError
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
-from pillarbox.smtp import reply
+from pillarbox.smtp import reply, sasl
 from pillarbox.smtp.asking import Rule
 from pillarbox.smtp.commands import CORE
 from pillarbox.smtp.extensions import built_in
 from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply, encode
-from pillarbox.smtp.sasl import MECHANISMS, Mechanism
 from pillarbox.smtp.wire import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -39,10 +38,10 @@ class Service:
         self.log = log
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
-        given = [MECHANISMS[method] if isinstance(method, str) else method for method in options.auth_methods]
-        self.mechanisms: dict[str, Mechanism] = {mechanism.name: mechanism for mechanism in given}
+        given = [sasl.built_in(method) if isinstance(method, str) else method for method in options.auth_methods]
+        self.mechanisms: dict[str, sasl.Mechanism] = {mechanism.name: mechanism for mechanism in given}
         # Asked for each EHLO: only those that may say no are worth a call.
-        self._depending_mechanisms = {m.name for m in given if type(m).offered is not Mechanism.offered}
+        self._depending_mechanisms = {m.name for m in given if type(m).offered is not sasl.Mechanism.offered}
         self.must_authenticate = options.must_authenticate
         self.bare_newline = options.bare_newline
         self.size = options.size
@@ -107,7 +106,7 @@ class Service:
             return list(self.mechanisms)
         return [name for name in self.mechanisms if self._is_offered(name, session)]
 
-    def mechanism(self, name: str, session: Session) -> Mechanism | None:
+    def mechanism(self, name: str, session: Session) -> sasl.Mechanism | None:
         """Return a mechanism by its name in any case; None where there is none, or not for this session."""
         upper = name.upper() if name.isascii() else ""
         return self.mechanisms[upper] if upper in self.mechanisms and self._is_offered(upper, session) else None

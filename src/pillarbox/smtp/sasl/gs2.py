@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pillarbox.smtp.sasl.base import InvalidCredential, identity
 
 # RFC 5802 7: 'gs2-header = gs2-cbind-flag "," [ authzid ] ","' and 'cb-name = 1*(ALPHA / DIGIT / "." / "-")'
-_HEADER = re.compile(rb"(?:(?P<flag>[ny])|p=(?P<binding>[A-Za-z0-9.-]+)),(?:a=(?P<authzid>[^,\0]+))?,")
+# (Not compiled here: that takes 1 ms, which those save who do not use it.)
+_HEADER = rb"(?:(?P<flag>[ny])|p=(?P<binding>[A-Za-z0-9.-]+)),(?:a=(?P<authzid>[^,\0]+))?,"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Header:
 
 def split_header(message: bytes) -> tuple[Header, bytes]:
     """Return the header and what follows it."""
-    match = _HEADER.match(message)
+    match = re.match(_HEADER, message)
     if match is None:
         raise InvalidCredential("no GS2 header")
     flag, binding, authzid = match.group("flag", "binding", "authzid")
