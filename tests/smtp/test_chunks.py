@@ -414,3 +414,14 @@ async def test_a_handler_that_takes_too_long_for_a_chunk_has_failed() -> None:
 
     text = BEGUN + "c: BDAT 3\\r\\nabc\nS: 451 Error: local error in processing"
     await replay(text, on_data=on_data, handler_timeout=0.01)
+
+
+async def test_which_of_two_reasons_is_told_does_not_depend_on_the_cuts() -> None:
+    """A message that is too large and has a NUL, both by DATA and by BDAT; and a bare newline stands above both."""
+    too_large = "552 Error: message exceeds fixed maximum message size 4"
+    await replay_every_way(BEGUN + f"c: BDAT 8\\r\\na\\x00bcdefg\nS: {too_large}", delivers(), size=4)
+    await replay_every_way(BEGUN + f"c: BDAT 8\\r\\nabcdef\\x00g\nS: {too_large}", delivers(), size=4)
+    data = BEGUN + "C: DATA\nS: 354\nc: a\\x00bcdefg\\r\\n.\\r\\n\nS: "
+    await replay_every_way(data + too_large, delivers(), size=4)
+    bare = data.replace("fg", "\\ng") + "550 Error: bare <CR> or <LF> in the message\nX"
+    await replay_every_way(bare, delivers(), size=4, bare_newline="reject")

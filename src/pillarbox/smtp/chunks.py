@@ -76,6 +76,11 @@ class Chunks:
         self.begun = False
         await conversation.run(between_chunks=True)
 
+    @property
+    def complete(self) -> bool:
+        """Whether all octets of this chunk have come."""
+        return not self._left
+
     async def skip(self) -> None:
         """Read the rest of this chunk and drop it."""
         while self._left:

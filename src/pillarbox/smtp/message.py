@@ -66,25 +66,26 @@ async def bdat(c: Conversation, argument: str) -> None:
     c.phase |= CHUNKS
     c.begin_chunks(source)
     try:
-        answer = await _received(c, stream)
+        answer = await _received(c, source, stream)
     except TransactionAborted:  # what aborted it has been answered
         return
     finally:
         c.end_chunks()
-    await source.skip()  # a refusal need not wait for the rest of the message, only for that of the chunk
     await (_finish if source.last else _refuse_chunk)(c, stream, answer)
 
 
-async def _received(c: Conversation, stream: MessageStream) -> object:
+async def _received(c: Conversation, source: Chunks, stream: MessageStream) -> object:
     """Return what the handler says of a message, which may be before its last chunk if it refuses it."""
     answer: object
     try:
         answer = await c.asking.ask(ON_DATA, stream, c.session)
     except Refused as refused:
         answer = refused
-    finished = stream.close()
-    if c.phase & MAIL and not (finished or stream.refusal or isinstance(answer, Refused)):
-        await stream.drain(to_refusal=True)
+    stream.close()
+    if c.phase & MAIL:
+        # A refusal need not wait for the rest of the message, only for that of the chunk.
+        at_once = isinstance(answer, Refused)
+        await stream.drain(lambda: source.complete and (at_once or stream.refusal is not None))
     if not c.phase & MAIL:  # whatever the handler made of it
         raise TransactionAborted
     return answer if stream.refusal is None else Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
