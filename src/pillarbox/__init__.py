@@ -27,7 +27,7 @@ from pillarbox.session import (
 )
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
-from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.trace import received_header, return_path_header
 
@@ -45,9 +45,12 @@ __all__ = [
     "DNSResolver",
     "DeliverBy",
     "Envelope",
+    "Exchange",
     "Extension",
     "HandshakeFailed",
     "HostNames",
+    "InvalidCredential",
+    "Mechanism",
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
@@ -61,6 +64,7 @@ __all__ = [
     "Reject",
     "Reply",
     "SMTPServer",
+    "ScramKeys",
     "Session",
     "TLSInfo",
     "log_fields",

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from pillarbox.extension import Extension
 from pillarbox.options import PEM, Hook, Resolver, TLSVersion
+from pillarbox.smtp.sasl import Mechanism
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -41,7 +42,7 @@ class OptionKeywords(TypedDict, total=False):
     handshake_timeout: float | None
     hide_starttls: bool
     allow_insecure_auth: bool
-    auth_methods: Sequence[str]
+    auth_methods: Sequence[str | Mechanism]
     auth_optional: bool
     auth_required_message: str
     max_allowed_unauthenticated_commands: int | Literal[False]
@@ -84,6 +85,7 @@ class OptionKeywords(TypedDict, total=False):
     on_secure: Hook | None
     on_ehlo: Hook | None
     on_auth: Hook | None
+    on_scram: Hook | None
     on_mail_from: Hook | None
     on_rcpt_to: Hook | None
     on_data: Hook | None

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ssl
 
     from pillarbox.extension import Extension
+    from pillarbox.smtp.sasl import Mechanism
 
 SERVER = "Server behaviour"
 TLS = "TLS and security"
@@ -249,10 +250,12 @@ class Options:
     allow_insecure_auth: bool = _option(False, TLS, "Permit AUTH before TLS.", reference="allowInsecureAuth")
 
     # --- Authentication
-    auth_methods: Sequence[str] = _option(
+    auth_methods: Sequence[str | Mechanism] = _option(
         ("LOGIN", "PLAIN"),
         AUTHENTICATION,
-        "SASL mechanisms offered, of PLAIN, LOGIN, CRAM-MD5 and XOAUTH2.",
+        "SASL mechanisms offered, in this order: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER, SCRAM-SHA-1,"
+        " SCRAM-SHA-256, the same with -PLUS, EXTERNAL, ANONYMOUS; in a program also `Mechanism` objects of your own."
+        " See [authentication](authentication.md).",
         reference="authMethods",
         check=optioncheck.auth_methods,
     )
@@ -492,6 +495,9 @@ class Options:
         None, "`on_ehlo(keywords, session)`, on HELO, EHLO and LHLO: what is announced may be changed."
     )
     on_auth: Hook | None = _hook("onAuth", "`on_auth(auth, session)`: a complete credential arrived.")
+    on_scram: Hook | None = _hook(
+        None, "`on_scram(username, session)`: SCRAM asks for the keys that are stored for a user."
+    )
     on_mail_from: Hook | None = _hook("onMailFrom", "`on_mail_from(address, session)`, on MAIL.")
     on_rcpt_to: Hook | None = _hook("onRcptTo", "`on_rcpt_to(address, session)`, on each RCPT.")
     on_data: Hook | None = _hook("onData", "`await on_data(stream, session)`: a message arrives.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from base64 import b32encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -17,7 +18,8 @@ class TLSInfo:
 
     version: "TLSv1.3", "TLSv1.2" or, where let in, older. cipher: OpenSSL's name of the suite. servername: what the
     client asked for by SNI, None if nothing. peer_certificate: DER, None if the client sent none. authorized: the
-    client sent a certificate and it verified.
+    client sent a certificate and it verified. channel_bindings: what a login can be bound to (RFC 5929):
+    "tls-server-end-point", where it is known which certificate was sent, and under TLS 1.2 "tls-unique".
     """
 
     version: str
@@ -25,6 +27,7 @@ class TLSInfo:
     servername: str | None = None
     peer_certificate: bytes | None = field(default=None, repr=False)
     authorized: bool = False
+    channel_bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
 
 
 @dataclass(frozen=True, slots=True)

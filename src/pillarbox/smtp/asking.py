@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine
-from logging import DEBUG, INFO, WARNING
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import Reject
 from pillarbox.smtp import reply
 from pillarbox.smtp.reply import Refused, Reply
-from pillarbox.smtp.sasl import AuthRequest, InvalidCredential
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
+from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.wire import ConnectionEnded, TransactionAborted
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -34,6 +32,7 @@ class Rule:
 ON_CONNECT = Rule("on_connect", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_SECURE = Rule("on_secure", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
+ON_SCRAM = Rule("on_scram", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
 ON_MAIL_FROM = Rule("on_mail_from", reply.SENDER_REFUSED)
 ON_RCPT_TO = Rule("on_rcpt_to", reply.RECIPIENT_REFUSED)
 ON_EHLO = Rule("on_ehlo", reply.HELLO_REFUSED)
@@ -71,11 +70,11 @@ class Asking:
         except (Refused, ConnectionEnded, TransactionAborted):
             raise
         except BaseException as error:
-            await self._failed(error)
+            await self.failed(error)
             raise Refused(rule.failure) from error
         return answer
 
-    async def _failed(self, error: BaseException) -> None:
+    async def failed(self, error: BaseException) -> None:
         """Report a handler's failure, whatever it raised; what ends the connection or the program goes on up."""
         if self.wire.ends_with(error):
             raise error
@@ -113,7 +112,7 @@ class Asking:
         try:
             await self._tell("on_reset", self.session)
         except BaseException as error:  # noqa: BLE001 - whatever it was, the answer is 250
-            await self._failed(error)
+            await self.failed(error)
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:
         return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
@@ -168,7 +167,7 @@ class Asking:
         except ConnectionEnded:
             raise
         except BaseException as error:  # noqa: BLE001 - as for every hook
-            await self._failed(error)
+            await self.failed(error)
             return reply.LOCAL_ERROR
         return self._reply_for(answer)
 
@@ -200,11 +199,18 @@ class Asking:
             problem = "on_auth returned a dict: return the user itself, or raise Reject"
             self.service.log.event(WARNING, "error", self.session, problem)
             raise Refused(reply.AUTH_FAILED_HERE)
-        if not await self._is_true(user, rule):
+        if not await self.is_true(user, rule):
             raise Reject(rule.refusal.code, rule.refusal.text, enhanced=rule.refusal.enhanced)
-        return request.username if user is True else user
+        if user is not True:
+            return user
+        if not request.username:
+            problem = "on_auth returned True for a %s login without a name: return the user that the credential means"
+            self.service.log.event(WARNING, "error", self.session, problem, request.method)
+            raise Refused(rule.failure)
+        return request.username
 
-    async def _is_true(self, user: object, rule: Rule) -> bool:
+    async def is_true(self, user: object, rule: Rule) -> bool:
+        """Whether an answer accepts; raises Refused where it cannot be asked."""
         try:
             return bool(user)
         except Exception as error:
@@ -218,69 +224,3 @@ class Asking:
         except Reject as reject:
             # Its refusal is 550, whatever on_auth says to a client of its own.
             raise Refused(reply.login_refused(reject.text)) from reject
-
-
-class _Exchange:
-    """One AUTH command under way (RFC 4954 4)."""
-
-    def __init__(self, asking: Asking, write: Callable[[bytes], None]) -> None:
-        self._asking = asking
-        self._write = write
-        self.host = asking.service.options.name
-
-    async def challenge(self, octets: bytes) -> bytes:
-        answer = await self._line_after(octets)
-        # RFC 4954 4: 'If the client wishes to cancel the authentication exchange, it issues a line with a single "*".'
-        if answer == b"*":
-            raise Refused(reply.AUTH_ABORTED)
-        return _decoded(answer)
-
-    async def tell(self, octets: bytes) -> None:
-        await self._line_after(octets)
-
-    async def _line_after(self, octets: bytes) -> bytes:
-        self._write(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
-        asking = self._asking
-        line = await read_line(asking.wire, MAX_AUTH_LINE)
-        if len(line) > MAX_AUTH_LINE:
-            raise Refused(reply.AUTH_LINE_TOO_LONG)
-        asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
-        if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
-            raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
-        return asking.service.stripped(line)
-
-    async def verify(self, request: AuthRequest) -> object:
-        asking = self._asking
-        try:
-            user = await asking.verify(request)
-        except Reject:
-            asking.service.log.event(INFO, "auth", asking.session, "authentication failed for %s", request.username)
-            raise
-        asking.session.username = request.username
-        asking.service.log.event(INFO, "auth", asking.session, "authenticated as %s", request.username)
-        return user
-
-
-def _decoded(octets: bytes) -> bytes:
-    try:
-        return a2b_base64(octets, strict_mode=True)
-    except Base64Error:
-        raise InvalidCredential("not base64") from None
-
-
-async def authenticate(asking: Asking, argument: str, write: Callable[[bytes], None]) -> object:
-    """Run the exchange that ``AUTH argument`` begins and return the user; raises Refused."""
-    name, *initial = argument.split(" ")
-    if not name or len(initial) > 1:
-        raise Refused(reply.syntax("AUTH mechanism [initial-response]"))
-    mechanism = asking.service.mechanisms.get(name.upper()) if name.isascii() else None
-    if mechanism is None:
-        raise Refused(reply.UNKNOWN_MECHANISM)
-    try:
-        # RFC 4954 4: 'a single "=" … indicates that the response is present, but contains no data'
-        first = None if not initial else b"" if initial[0] == "=" else _decoded(initial[0].encode())
-        return await mechanism(_Exchange(asking, write), first)
-    except InvalidCredential as problem:
-        raise Refused(reply.INVALID_USERDATA) from problem
-    except Reject as reject:
-        raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject

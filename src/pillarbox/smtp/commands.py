@@ -20,8 +20,8 @@ from pillarbox.smtp.asking import (
     ON_SECURE,
     ON_VRFY,
     Rule,
-    authenticate,
 )
+from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
 from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
@@ -211,7 +211,7 @@ async def auth(c: Conversation, argument: str) -> Reply:
     """Authenticate the client."""
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
-    c.session.user = await authenticate(c.asking, argument, c.send)
+    c.session.user = await authenticate(c.asking, argument)
     c.phase |= AUTH
     return reply.AUTHENTICATED
 

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.errors import ConfigurationError
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
-from pillarbox.smtp import reply
+from pillarbox.smtp import reply, sasl
 from pillarbox.smtp.asking import Rule
 from pillarbox.smtp.commands import CORE
 from pillarbox.smtp.extensions import built_in
 from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply, encode
-from pillarbox.smtp.sasl import MECHANISMS
 from pillarbox.smtp.wire import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -39,7 +38,10 @@ class Service:
         self.log = log
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
-        self.mechanisms = {name: MECHANISMS[name] for name in options.auth_methods}
+        given = [sasl.built_in(method) if isinstance(method, str) else method for method in options.auth_methods]
+        self.mechanisms: dict[str, sasl.Mechanism] = {mechanism.name: mechanism for mechanism in given}
+        # Asked for each EHLO: only those that may say no are worth a call.
+        self._depending_mechanisms = {m.name for m in given if type(m).offered is not sasl.Mechanism.offered}
         self.must_authenticate = options.must_authenticate
         self.bare_newline = options.bare_newline
         self.size = options.size
@@ -102,7 +104,31 @@ class Service:
 
     def mechanism_names(self, session: Session) -> list[str]:
         """Return the SASL mechanisms that this session may use."""
-        return list(self.mechanisms)
+        if not self._depending_mechanisms:
+            return list(self.mechanisms)
+        return [name for name in self.mechanisms if self._is_offered(name, session)]
+
+    def mechanism(self, name: str, session: Session) -> sasl.Mechanism | None:
+        """Return a mechanism by its name in any case; None where there is none, or not for this session."""
+        upper = name.upper() if name.isascii() else ""
+        return self.mechanisms[upper] if upper in self.mechanisms and self._is_offered(upper, session) else None
+
+    def _is_offered(self, name: str, session: Session) -> bool:
+        if name not in self._depending_mechanisms:
+            return True
+        try:
+            return bool(self.mechanisms[name].offered(session))
+        except Exception as error:  # noqa: BLE001 - an application's; the others are offered nevertheless
+            self.log.event(ERROR, "error", session, "offered() of the mechanism %s failed", name, error=error)
+            return False
+
+    def check_handlers(self) -> None:
+        """Raise ConfigurationError where a mechanism has not the handler that it needs."""
+        for name, mechanism in self.mechanisms.items():
+            handler = mechanism.needs_handler
+            if handler is not None and b"AUTH" not in self.disabled and self.hooks.get(handler) is None:
+                problem = f"option auth_methods: {name} needs the handler {handler}(), and there is none"
+                raise ConfigurationError(problem, "auth_methods")
 
     def may_auth(self, session: Session) -> bool:
         """Whether AUTH would be accepted as far as TLS goes."""
