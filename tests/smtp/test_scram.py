@@ -31,7 +31,15 @@ def b64(text: str | bytes) -> str:
 
 
 def hello(*mechanisms: str, tls: bool = False) -> str:
-    lines = ["", "PIPELINING", "8BITMIME", "SMTPUTF8", "CHUNKING", "LIMITS RCPTMAX=1000", f"AUTH {' '.join(mechanisms)}"]
+    lines = [
+        "",
+        "PIPELINING",
+        "8BITMIME",
+        "SMTPUTF8",
+        "CHUNKING",
+        "LIMITS RCPTMAX=1000",
+        f"AUTH {' '.join(mechanisms)}",
+    ]
     lines += [] if tls else ["STARTTLS"]
     said = "".join(f"S: 250{'-' if line != lines[-1] else ' '}{line}\n" for line in lines)
     return "S: 220 mx.test ESMTP\nC: EHLO x\n" + said

@@ -224,7 +224,7 @@ async def test_external_with_a_client_certificate(secure: bool) -> None:
         assert offered == ["PLAIN"]
         assert await client.say("AUTH EXTERNAL =") == "504 Error: Unrecognized authentication type"
     seen = [(auth.method, auth.username, auth.authcid, auth.authzid) for auth in requests]
-    assert seen == [("EXTERNAL", "ann@example.com", "ann@example.com", ""), ("EXTERNAL", "bob", "Ann", "bob")]
+    assert seen == [("EXTERNAL", "ann@example.com", "ann@example.com", ""), ("EXTERNAL", "Ann", "Ann", "bob")]
 
 
 async def test_after_xclient_the_connection_is_not_the_clients() -> None:

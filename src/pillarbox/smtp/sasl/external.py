@@ -26,7 +26,8 @@ class External(Mechanism):
         tls = exchange.session.tls
         certificate = tls.peer_certificate if tls is not None else None
         authcid = identity(name_in(certificate or b"").encode("utf-8", "replace"))
-        return await exchange.verify(AuthRequest(self.name, authzid or authcid, authcid=authcid, authzid=authzid))
+        # The name that was proven: an application that looks at nothing else lets nobody act as another.
+        return await exchange.verify(AuthRequest(self.name, authcid or authzid, authcid=authcid, authzid=authzid))
 
 
 def name_in(certificate: bytes) -> str:
