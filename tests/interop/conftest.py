@@ -11,27 +11,46 @@ from pathlib import Path
 import pytest
 import trustme
 
-from interop.peers import HOST, Server
+from interop.peers import HOST, USER, Server
+from interop.versions import system, version_of
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
 @dataclass(frozen=True)
 class Authority:
-    """Whom the clients trust: ``file`` holds the authority, ``options`` are the server's key and certificate."""
+    """Whom the clients trust: ``file`` holds the authority, ``options`` are the server's key and certificate.
+
+    ``client`` is a key with its certificate for a client, signed by the same authority.
+    """
 
     file: Path
     stranger: Path  # an authority that did not sign the server's certificate
+    client: Path
     options: dict[str, bytes | list[bytes]]
 
 
 @pytest.fixture(autouse=True)
 def what_it_proves(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note in the run's report what a test shows of which peer: ``@pytest.mark.proves("Postfix smtp", "CHUNKING")``."""
+    """Note in the run's report what a test shows of which peer, for docs/peers.md.
+
+    ``@pytest.mark.proves("Postfix smtp", "CHUNKING")`` is what the peer does and the server takes;
+    ``@pytest.mark.lived_with("Postfix smtp", "It …")`` is what it does that no RFC says, and the server bears.
+    """
+    peers = []
     for marker in request.node.iter_markers("proves"):
         peer, *shown = marker.args
+        peers.append(peer)
         for what in shown:
             record_property(f"proves {peer}", what)
+    for marker in request.node.iter_markers("lived_with"):
+        peer, sentence = marker.args
+        peers.append(peer)
+        record_property(f"lived_with {peer}", sentence)
+    for peer in dict.fromkeys(peers):
+        record_property(f"version {peer}", version_of(peer))
+    if peers:
+        record_property("system", system())
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +60,12 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     issued = ours.issue_cert("localhost", HOST)
     ours.cert_pem.write_to_path(folder / "ca.pem")
     stranger.cert_pem.write_to_path(folder / "stranger.pem")
+    ours.issue_cert("alice@example.org", common_name=USER).private_key_and_cert_chain_pem.write_to_path(
+        folder / "client.pem"
+    )
     chain = [blob.bytes() for blob in issued.cert_chain_pems]
     options: dict[str, bytes | list[bytes]] = {"key": issued.private_key_pem.bytes(), "cert": b"".join(chain)}
-    return Authority(folder / "ca.pem", folder / "stranger.pem", options)
+    return Authority(folder / "ca.pem", folder / "stranger.pem", folder / "client.pem", options)
 
 
 @pytest.fixture

@@ -16,19 +16,19 @@ from interop.peers import (
     FORMS,
     HOST,
     IMPLICIT,
-    MECHANISMS,
     NOBODY,
-    PASSWORD,
     PLAIN,
     RECIPIENT,
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    secret_of,
 )
 from pillarbox import HandshakeFailed
 
@@ -64,7 +64,8 @@ async def log_in(client: aiosmtplib.SMTP, mechanism: str, secret: str) -> None:
     await exchanges[mechanism](USER, secret)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("aiosmtplib", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("aiosmtplib"))
 async def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, form: str) -> None:
     async with connected(server, authority, form) as client:
         refused, _ = await client.sendmail(SENDER, [RECIPIENT, "bob@example.com"], TRICKY)
@@ -75,11 +76,11 @@ async def test_a_message_arrives_as_it_was_sent(server: Server, authority: Autho
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("aiosmtplib"))
+@pytest.mark.parametrize("form", forms("aiosmtplib"))
 async def test_authentication(server: Server, authority: Authority, form: str, mechanism: str) -> None:
     async with connected(server, authority, form) as client:
-        await log_in(client, mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+        await log_in(client, mechanism, secret_of(mechanism))
         await client.sendmail(SENDER, RECIPIENT, SIMPLE)
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
@@ -87,7 +88,8 @@ async def test_authentication(server: Server, authority: Authority, form: str, m
     assert delivery.content == SIMPLE
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("aiosmtplib", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("aiosmtplib"))
 async def test_a_wrong_password_is_refused(server: Server, authority: Authority, mechanism: str) -> None:
     async with connected(server, authority, STARTTLS) as client:
         with pytest.raises(aiosmtplib.SMTPAuthenticationError) as refused:
@@ -96,6 +98,7 @@ async def test_a_wrong_password_is_refused(server: Server, authority: Authority,
     assert server.deliveries == []
 
 
+@pytest.mark.proves("aiosmtplib", "a refused recipient")
 async def test_a_refused_recipient_is_reported_and_the_others_get_the_message(
     server: Server, authority: Authority
 ) -> None:
@@ -105,6 +108,7 @@ async def test_a_refused_recipient_is_reported_and_the_others_get_the_message(
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("aiosmtplib", "SMTPUTF8")
 async def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
     async with connected(server, authority, PLAIN) as client:
         await client.sendmail(
@@ -115,13 +119,15 @@ async def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
     assert (delivery.smtp_utf8, delivery.content) == (True, TRICKY)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("aiosmtplib", "4 MB")
+@pytest.mark.parametrize("form", forms("aiosmtplib"))
 async def test_a_big_message(server: Server, authority: Authority, form: str) -> None:
     async with connected(server, authority, form) as client:
         await client.sendmail(SENDER, RECIPIENT, BIG)
     assert server.delivery.content == BIG
 
 
+@pytest.mark.proves("aiosmtplib", "many connections at once")
 async def test_many_connections_at_once(server: Server, authority: Authority) -> None:
     async def deliver(number: int) -> None:
         async with connected(server, authority, FORMS[number % 3]) as client:
@@ -132,6 +138,7 @@ async def test_many_connections_at_once(server: Server, authority: Authority) ->
     assert received == {f"{number}@example.com": SIMPLE + b"number %d\r\n" % number for number in range(30)}
 
 
+@pytest.mark.proves("aiosmtplib", "a certificate that does not verify")
 async def test_a_certificate_that_does_not_verify_ends_the_connection(server: Server, authority: Authority) -> None:
     context = ssl.create_default_context(cafile=authority.stranger)
     client = aiosmtplib.SMTP(hostname=HOST, port=server.tls_port, use_tls=True, tls_context=context, timeout=30)

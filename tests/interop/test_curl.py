@@ -9,26 +9,25 @@ import pytest
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
-    FORMS,
     HEADER,
     HOST,
     IMPLICIT,
-    MECHANISMS,
     NOBODY,
-    PASSWORD,
     PLAIN,
     RECIPIENT,
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Outcome,
     Server,
     expected_type,
+    forms,
+    mechanisms,
     program,
     run,
+    secret_of,
 )
 from pillarbox import HandshakeFailed
 
@@ -72,7 +71,8 @@ def credential(mechanism: str, secret: str) -> tuple[str, ...]:
     return (*option, "--login-options", f"AUTH={mechanism}")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("curl", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("curl"))
 def test_a_message_arrives_as_it_was_sent(server: Server, curl: Curl, form: str) -> None:
     curl.deliver(server, form=form, to=(RECIPIENT, "bob@example.com"), content=TRICKY).expect_success()
     delivery = server.delivery
@@ -82,10 +82,10 @@ def test_a_message_arrives_as_it_was_sent(server: Server, curl: Curl, form: str)
 
 
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("curl"))
+@pytest.mark.parametrize("form", forms("curl"))
 def test_authentication(server: Server, curl: Curl, form: str, mechanism: str, initial_response: bool) -> None:
-    options = credential(mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+    options = credential(mechanism, secret_of(mechanism))
     curl.deliver(server, *options, *(["--sasl-ir"] if initial_response else []), form=form).expect_success()
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
@@ -93,13 +93,15 @@ def test_authentication(server: Server, curl: Curl, form: str, mechanism: str, i
     assert delivery.content == SIMPLE
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("curl", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("curl"))
 def test_a_wrong_password_is_refused(server: Server, curl: Curl, mechanism: str) -> None:
     outcome = curl.deliver(server, *credential(mechanism, "wrong"), form=STARTTLS)
     assert outcome.status == LOGIN_DENIED
     assert server.deliveries == []
 
 
+@pytest.mark.proves("curl", "a refused recipient")
 def test_a_refused_recipient_ends_the_delivery(server: Server, curl: Curl) -> None:
     outcome = curl.deliver(server, to=(RECIPIENT, NOBODY))
     assert outcome.status == SEND_ERROR
@@ -107,11 +109,13 @@ def test_a_refused_recipient_ends_the_delivery(server: Server, curl: Curl) -> No
     assert server.deliveries == []
 
 
+@pytest.mark.proves("curl", "a refused recipient")
 def test_a_refused_recipient_is_allowed_and_the_others_get_the_message(server: Server, curl: Curl) -> None:
     curl.deliver(server, "--mail-rcpt-allowfails", to=(NOBODY, RECIPIENT)).expect_success()
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("curl", "SMTPUTF8")
 def test_addresses_in_utf8(server: Server, curl: Curl) -> None:
     curl.deliver(server, sender="jörg@bücher.example", to=("用户@例え.jp",)).expect_success()
     delivery = server.delivery
@@ -119,6 +123,7 @@ def test_addresses_in_utf8(server: Server, curl: Curl) -> None:
     assert delivery.smtp_utf8
 
 
+@pytest.mark.lived_with("curl", "It sends a file as it is: lines that end in LF alone, if the file has such lines.")
 def test_a_file_with_unix_line_ends_arrives_with_crlf(server: Server, curl: Curl) -> None:
     # curl sends a file as it is: line feeds alone, here with a dot line that must not end the message.
     text = HEADER.replace(b"\r\n", b"\n") + b"\nfirst\n.\nsecond\n"
@@ -127,19 +132,22 @@ def test_a_file_with_unix_line_ends_arrives_with_crlf(server: Server, curl: Curl
     assert server.delivery.content.removesuffix(b"\r\n") == text.replace(b"\n", b"\r\n")
 
 
+@pytest.mark.proves("curl", "empty messages")
 @pytest.mark.parametrize("content", [b".\r\n", b"..\r\n", b".first\r\n", b""], ids=repr)
 def test_a_message_that_begins_with_a_dot_or_is_empty(server: Server, curl: Curl, content: bytes) -> None:
     curl.deliver(server, content=content).expect_success()
     assert server.delivery.content in (content, content + b"\r\n")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("curl", "4 MB")
+@pytest.mark.parametrize("form", forms("curl"))
 def test_a_big_message(server: Server, curl: Curl, form: str) -> None:
     curl.deliver(server, form=form, content=BIG).expect_success()
     assert server.delivery.content == BIG
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("curl", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("curl", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, curl: Curl, authority: Authority, form: str
 ) -> None:
@@ -148,6 +156,7 @@ def test_a_certificate_that_does_not_verify_is_reported(
     server.expect_problem(HandshakeFailed)
 
 
+@pytest.mark.proves("curl", "VRFY")
 def test_a_question_about_an_address(server: Server, curl: Curl) -> None:
     url = f"smtp://{HOST}:{server.port}"
     outcome = run([program("curl", "curl"), "--silent", "--show-error", "--mail-rcpt", RECIPIENT, url])

@@ -9,25 +9,25 @@ import pytest
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
-    MECHANISMS,
     NOBODY,
-    PASSWORD,
     PLAIN,
     RECIPIENT,
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Outcome,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    networks,
     program,
     run,
+    secret_of,
 )
 
 # Its exit status is one of sysexits.h.
@@ -76,7 +76,8 @@ def credential(mechanism: str, secret: str) -> dict[str, str]:
     return {"auth": mechanism.lower(), "user": USER, "password": secret}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("msmtp", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_a_message_arrives_as_it_was_sent(server: Server, msmtp: Msmtp, form: str) -> None:
     msmtp.deliver(server, form=form, to=(RECIPIENT, "bob@example.com"), content=TRICKY).expect_success()
     delivery = server.delivery
@@ -85,10 +86,10 @@ def test_a_message_arrives_as_it_was_sent(server: Server, msmtp: Msmtp, form: st
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("msmtp"))
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_authentication(server: Server, msmtp: Msmtp, form: str, mechanism: str) -> None:
-    account = credential(mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+    account = credential(mechanism, secret_of(mechanism))
     msmtp.deliver(server, form=form, account=account).expect_success()
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
@@ -96,7 +97,8 @@ def test_authentication(server: Server, msmtp: Msmtp, form: str, mechanism: str)
     assert delivery.content == SIMPLE
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("msmtp", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("msmtp"))
 def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: str) -> None:
     outcome = msmtp.deliver(server, form=STARTTLS, account=credential(mechanism, "wrong"))
     assert outcome.status == NO_PERMISSION, outcome.output
@@ -104,6 +106,7 @@ def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: st
     assert server.deliveries == []
 
 
+@pytest.mark.proves("msmtp", "a refused recipient")
 def test_a_refused_recipient_is_reported(server: Server, msmtp: Msmtp) -> None:
     outcome = msmtp.deliver(server, to=(RECIPIENT, NOBODY))
     assert outcome.status == BAD_ADDRESS
@@ -111,13 +114,15 @@ def test_a_refused_recipient_is_reported(server: Server, msmtp: Msmtp) -> None:
     assert server.deliveries == []
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("msmtp", "4 MB")
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_a_big_message(server: Server, msmtp: Msmtp, form: str) -> None:
     msmtp.deliver(server, form=form, content=BIG).expect_success()
     assert server.delivery.content == BIG
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("msmtp", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("msmtp", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, msmtp: Msmtp, authority: Authority, form: str
 ) -> None:
@@ -127,7 +132,8 @@ def test_a_certificate_that_does_not_verify_is_reported(
     assert server.deliveries == []
 
 
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.proves("msmtp", "LMTP")
+@pytest.mark.parametrize("unix", networks("msmtp"))
 def test_lmtp(server: Server, msmtp: Msmtp, unix: bool) -> None:
     account = {"protocol": "lmtp", "port": str(server.lmtp_port)} | ({"socket": server.lmtp_path} if unix else {})
     msmtp.deliver(server, account=account, to=(RECIPIENT, "bob@example.com"), content=TRICKY).expect_success()
@@ -136,12 +142,14 @@ def test_lmtp(server: Server, msmtp: Msmtp, unix: bool) -> None:
     assert delivery.content == TRICKY
 
 
+@pytest.mark.proves("msmtp", "LMTP", "a reply for each recipient")
 def test_lmtp_refuses_one_recipient_after_the_data(server: Server, msmtp: Msmtp) -> None:
     account = {"protocol": "lmtp", "port": str(server.lmtp_port)}
     outcome = msmtp.deliver(server, account=account, to=(RECIPIENT, "full@example.com", "bob@example.com"))
     outcome.expect_failure("250 OK: message accepted", "452 Mailbox full")
 
 
+@pytest.mark.proves("msmtp", "EHLO's list")
 def test_it_asks_what_the_server_can(server: Server) -> None:
     place = ("--host", HOST, "--port", str(server.port), "--tls=off", "--serverinfo")
     outcome = run([program("msmtp", "msmtp"), *place])

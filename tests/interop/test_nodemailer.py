@@ -12,25 +12,24 @@ import pytest
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
-    MECHANISMS,
     NOBODY,
-    PASSWORD,
     PLAIN,
     RECIPIENT,
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Server,
     expected_type,
+    forms,
+    mechanisms,
     missing,
     program,
     run,
+    secret_of,
 )
 
 HERE = Path(__file__).parent
@@ -84,7 +83,8 @@ def credential(mechanism: str, secret: str) -> dict[str, Any]:
     return {"authMethod": mechanism, "auth": {"user": USER, "pass": secret}}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("nodemailer", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("nodemailer"))
 def test_a_message_arrives_as_it_was_sent(server: Server, nodemailer: Nodemailer, form: str) -> None:
     report = nodemailer.deliver(server, form=form, to=(RECIPIENT, "bob@example.com"), content=TRICKY)
     assert report["response"] == "250 OK: message queued"
@@ -94,12 +94,10 @@ def test_a_message_arrives_as_it_was_sent(server: Server, nodemailer: Nodemailer
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("nodemailer"))
+@pytest.mark.parametrize("form", forms("nodemailer"))
 def test_authentication(server: Server, nodemailer: Nodemailer, form: str, mechanism: str) -> None:
-    report = nodemailer.deliver(
-        server, form=form, **credential(mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
-    )
+    report = nodemailer.deliver(server, form=form, **credential(mechanism, secret_of(mechanism)))
     assert report.get("accepted") == [RECIPIENT], report
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
@@ -107,13 +105,15 @@ def test_authentication(server: Server, nodemailer: Nodemailer, form: str, mecha
     assert delivery.content == SIMPLE
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("nodemailer", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("nodemailer"))
 def test_a_wrong_password_is_refused(server: Server, nodemailer: Nodemailer, mechanism: str) -> None:
     error = nodemailer.deliver(server, form=STARTTLS, **credential(mechanism, "wrong"))["error"]
     assert (error["code"], error["responseCode"]) == ("EAUTH", 535)
     assert server.deliveries == []
 
 
+@pytest.mark.proves("nodemailer", "a refused recipient")
 def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: Server, nodemailer: Nodemailer) -> None:
     report = nodemailer.deliver(server, to=(NOBODY, RECIPIENT))
     assert (report["accepted"], report["rejected"]) == ([RECIPIENT], [NOBODY])
@@ -121,11 +121,13 @@ def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: 
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("nodemailer", "a refused recipient")
 def test_refused_recipients_alone_are_an_error(server: Server, nodemailer: Nodemailer) -> None:
     error = nodemailer.deliver(server, to=(NOBODY,))["error"]
     assert (error["code"], error["responseCode"]) == ("EENVELOPE", 550)
 
 
+@pytest.mark.proves("nodemailer", "SMTPUTF8")
 def test_addresses_in_utf8(server: Server, nodemailer: Nodemailer) -> None:
     report = nodemailer.deliver(server, sender="jörg@bücher.example", to=("用户@例え.jp",), content=TRICKY)
     assert report.get("rejected") == [], report
@@ -134,13 +136,15 @@ def test_addresses_in_utf8(server: Server, nodemailer: Nodemailer) -> None:
     assert (delivery.smtp_utf8, delivery.content) == (True, TRICKY)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("nodemailer", "4 MB")
+@pytest.mark.parametrize("form", forms("nodemailer"))
 def test_a_big_message(server: Server, nodemailer: Nodemailer, form: str) -> None:
     assert nodemailer.deliver(server, form=form, content=BIG)["accepted"] == [RECIPIENT]
     assert server.delivery.content == BIG
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("nodemailer", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("nodemailer", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, nodemailer: Nodemailer, authority: Authority, form: str
 ) -> None:
@@ -150,6 +154,7 @@ def test_a_certificate_that_does_not_verify_is_reported(
     assert server.deliveries == []
 
 
+@pytest.mark.proves("nodemailer", "LMTP", "a reply for each recipient")
 def test_lmtp_with_a_reply_for_each_recipient(server: Server, nodemailer: Nodemailer) -> None:
     to = (RECIPIENT, "full@example.com", "bob@example.com")
     report = nodemailer.deliver(server, lmtp=True, port=server.lmtp_port, to=to, content=TRICKY)

@@ -16,7 +16,6 @@ import uvloop
 from interop.conftest import Authority, LoopFactory
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
     NOBODY,
@@ -26,11 +25,14 @@ from interop.peers import (
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    networks,
+    secret_of,
 )
 from pillarbox import HandshakeFailed
 
@@ -75,7 +77,8 @@ def log_in(client: smtplib.SMTP, mechanism: str, secret: str, *, initial_respons
     client.auth(mechanism, exchange, initial_response_ok=initial_response)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("smtplib", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("smtplib"))
 def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, form: str) -> None:
     with connected(server, authority.file, form) as client:
         assert client.sendmail(SENDER, [RECIPIENT, "bob@example.com"], TRICKY) == {}
@@ -86,12 +89,12 @@ def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, 
 
 
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib"))
+@pytest.mark.parametrize("form", forms("smtplib"))
 def test_authentication(
     server: Server, authority: Authority, form: str, mechanism: str, initial_response: bool
 ) -> None:
-    secret = TOKEN if mechanism == "XOAUTH2" else PASSWORD
+    secret = secret_of(mechanism)
     with connected(server, authority.file, form) as client:
         log_in(client, mechanism, secret, initial_response=initial_response)
         client.sendmail(SENDER, RECIPIENT, SIMPLE)
@@ -101,6 +104,7 @@ def test_authentication(
     assert delivery.content == SIMPLE
 
 
+@pytest.mark.proves("smtplib", "AUTH CRAM-MD5 chosen of what is offered")
 def test_login_chooses_the_strongest_mechanism(server: Server, authority: Authority) -> None:
     with connected(server, authority.file, STARTTLS) as client:
         client.login(USER, PASSWORD)
@@ -108,7 +112,8 @@ def test_login_chooses_the_strongest_mechanism(server: Server, authority: Author
     assert server.delivery.method == "CRAM-MD5"
 
 
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2"])
+@pytest.mark.proves("smtplib", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib"))
 def test_a_wrong_password_is_refused_and_another_try_may_follow(
     server: Server, authority: Authority, mechanism: str
 ) -> None:
@@ -116,11 +121,12 @@ def test_a_wrong_password_is_refused_and_another_try_may_follow(
         with pytest.raises(smtplib.SMTPAuthenticationError) as refused:
             log_in(client, mechanism, "wrong")
         assert refused.value.smtp_code == 535
-        log_in(client, mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+        log_in(client, mechanism, secret_of(mechanism))
         client.sendmail(SENDER, RECIPIENT, SIMPLE)
     assert server.delivery.user == USER
 
 
+@pytest.mark.proves("smtplib", "a refused recipient")
 def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: Server, authority: Authority) -> None:
     with connected(server, authority.file, PLAIN) as client:
         refused = client.sendmail(SENDER, [NOBODY, RECIPIENT], SIMPLE)
@@ -128,6 +134,7 @@ def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: 
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("smtplib", "a refused recipient")
 def test_refused_recipients_alone_are_an_error_and_the_session_goes_on(server: Server, authority: Authority) -> None:
     with connected(server, authority.file, PLAIN) as client:
         with pytest.raises(smtplib.SMTPRecipientsRefused):
@@ -136,6 +143,7 @@ def test_refused_recipients_alone_are_an_error_and_the_session_goes_on(server: S
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("smtplib", "SMTPUTF8")
 def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
     message = EmailMessage()
     message["From"], message["To"], message["Subject"] = "jörg@bücher.example", "用户@例え.jp", "Grüße"
@@ -148,13 +156,15 @@ def test_addresses_in_utf8(server: Server, authority: Authority) -> None:
     assert "Subject: Grüße\r\n".encode() in delivery.content
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("smtplib", "4 MB")
+@pytest.mark.parametrize("form", forms("smtplib"))
 def test_a_big_message(server: Server, authority: Authority, form: str) -> None:
     with connected(server, authority.file, form) as client:
         client.sendmail(SENDER, RECIPIENT, BIG)
     assert server.delivery.content == BIG
 
 
+@pytest.mark.proves("smtplib", "many messages over one connection")
 def test_many_messages_over_one_connection(server: Server, authority: Authority) -> None:
     messages = [SIMPLE + b"number %d\r\n" % n for n in range(50)]
     with connected(server, authority.file, STARTTLS) as client:
@@ -163,7 +173,8 @@ def test_many_messages_over_one_connection(server: Server, authority: Authority)
     assert [delivery.content for delivery in server.deliveries] == messages
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("smtplib", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("smtplib", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_ends_the_connection(
     server: Server, authority: Authority, form: str
 ) -> None:
@@ -172,7 +183,8 @@ def test_a_certificate_that_does_not_verify_ends_the_connection(
     server.expect_problem(HandshakeFailed)
 
 
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.proves("smtplib", "LMTP")
+@pytest.mark.parametrize("unix", networks("smtplib"))
 def test_lmtp(server: Server, unix: bool) -> None:
     with smtplib.LMTP(server.lmtp_path if unix else HOST, 0 if unix else server.lmtp_port) as client:
         client.sendmail(SENDER, RECIPIENT, TRICKY)
@@ -180,6 +192,7 @@ def test_lmtp(server: Server, unix: bool) -> None:
     assert (delivery.transmission_type, delivery.content) == ("LMTP", TRICKY)
 
 
+@pytest.mark.proves("smtplib", "LMTP", "a reply for each recipient")
 def test_lmtp_refuses_one_recipient_after_the_data(server: Server) -> None:
     with smtplib.LMTP(HOST, server.lmtp_port) as client:
         client.ehlo()

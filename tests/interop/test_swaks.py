@@ -9,7 +9,6 @@ import pytest
 from interop.conftest import Authority
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
     NOBODY,
@@ -24,6 +23,9 @@ from interop.peers import (
     Outcome,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    networks,
     program,
     run,
 )
@@ -61,7 +63,8 @@ def swaks(tmp_path: Path, authority: Authority) -> Swaks:
     return Swaks(tmp_path, authority)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "8-bit text, dots and long lines as sent", "several recipients")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_a_message_arrives_as_it_was_sent(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, form=form, to=f"{RECIPIENT},bob@example.com", content=TRICKY).expect_success()
     delivery = server.delivery
@@ -70,8 +73,8 @@ def test_a_message_arrives_as_it_was_sent(server: Server, swaks: Swaks, form: st
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("swaks", *MECHANISMS))
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_authentication(server: Server, swaks: Swaks, form: str, mechanism: str) -> None:
     credential = ("--auth", mechanism, "--auth-user", USER, "--auth-password", PASSWORD)
     swaks.deliver(server, *credential, form=form).expect_success()
@@ -80,7 +83,8 @@ def test_authentication(server: Server, swaks: Swaks, form: str, mechanism: str)
     assert delivery.transmission_type == expected_type(form, authenticated=True)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("swaks", "535 is understood")
+@pytest.mark.parametrize("mechanism", mechanisms("swaks", *MECHANISMS))
 def test_a_wrong_password_is_refused(server: Server, swaks: Swaks, mechanism: str) -> None:
     outcome = swaks.deliver(server, "--auth", mechanism, "--auth-user", USER, "--auth-password", "wrong")
     outcome.expect_failure("535 Invalid username or password")
@@ -88,6 +92,7 @@ def test_a_wrong_password_is_refused(server: Server, swaks: Swaks, mechanism: st
     assert server.deliveries == []
 
 
+@pytest.mark.proves("swaks", "a refused recipient")
 def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: Server, swaks: Swaks) -> None:
     outcome = swaks.deliver(server, to=f"{NOBODY},{RECIPIENT}")
     outcome.expect_success()
@@ -95,30 +100,35 @@ def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: 
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("swaks", "a refused recipient")
 def test_refused_recipients_alone_are_an_error(server: Server, swaks: Swaks) -> None:
     outcome = swaks.deliver(server, to=NOBODY)
     outcome.expect_failure("550 No such user here")
     assert outcome.status == NO_RECIPIENT
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "PIPELINING")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_commands_in_groups(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, "--pipeline", form=form, to=f"{RECIPIENT},{NOBODY},bob@example.com").expect_success()
     assert server.delivery.rcpt_to == (RECIPIENT, "bob@example.com")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "4 MB")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_a_big_message(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, form=form, content=BIG).expect_success()
     assert server.delivery.content.removesuffix(b"\r\n\r\n") == BIG.removesuffix(b"\r\n")
 
 
+@pytest.mark.proves("swaks", "HELO")
 def test_helo(server: Server, swaks: Swaks) -> None:
     swaks.deliver(server, "--protocol", "SMTP").expect_success()
     assert server.delivery.transmission_type == "SMTP"
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("swaks", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("swaks", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, swaks: Swaks, authority: Authority, form: str
 ) -> None:
@@ -127,7 +137,8 @@ def test_a_certificate_that_does_not_verify_is_reported(
     server.expect_problem(HandshakeFailed)
 
 
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.proves("swaks", "LMTP", "a reply for each recipient")
+@pytest.mark.parametrize("unix", networks("swaks"))
 def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix: bool) -> None:
     place = ("--socket", server.lmtp_path) if unix else ("--server", HOST, "--port", str(server.lmtp_port))
     outcome = swaks.run("--protocol", "LMTP", *place, to=f"{RECIPIENT},full@example.com,bob@example.com")
@@ -136,6 +147,7 @@ def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix
     assert server.delivery.transmission_type == "LMTP"
 
 
+@pytest.mark.proves("swaks", "a Unix socket")
 def test_smtp_over_a_unix_socket(server: Server, swaks: Swaks) -> None:
     swaks.run("--socket", server.path).expect_success()
     assert server.delivery.content.startswith(SIMPLE)
