@@ -83,7 +83,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def build(name: str) -> Path:
         path = folder / name
         if not path.exists():
-            command = [program("go", "golang-go"), "build", "-o", path, "."]
+            command: list[str | Path] = [program("go", "golang-go"), "build", "-o", path, "."]
             offline = {"GO111MODULE": "off", "GOPROXY": "off", "GOPATH": str(GOCODE), "GOFLAGS": ""}
             done = subprocess.run(
                 command,
