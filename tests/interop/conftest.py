@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -15,6 +17,7 @@ from interop.peers import HOST, USER, Server
 from interop.versions import system, version_of
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
+Serving = Callable[..., AbstractContextManager[Server]]
 
 
 @dataclass(frozen=True)
@@ -85,3 +88,24 @@ def server(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCa
         yield running
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert (running.unexpected_problems(), errors) == ([], [])
+
+
+@pytest.fixture
+def serving(authority: Authority, loop_factory: LoopFactory) -> Serving:
+    """Return what makes a server with options of the test's own; nothing unexpected may have come up in the end."""
+
+    @contextmanager
+    def serve(**options: Any) -> Iterator[Server]:
+        with Server(loop_factory, **authority.options | options) as running:
+            yield running
+        assert running.unexpected_problems() == []
+
+    return serve
+
+
+@pytest.fixture
+def certified(authority: Authority, serving: Serving) -> Iterator[Server]:
+    """A server that asks for a client's certificate, and takes it for a login."""
+    options = {"request_cert": True, "ca": authority.file.read_bytes(), "auth_methods": ["EXTERNAL"]}
+    with serving(**options) as running:
+        yield running

@@ -6,11 +6,12 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import aiosmtplib
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, Serving
 from interop.peers import (
     BIG,
     FORMS,
@@ -30,17 +31,22 @@ from interop.peers import (
     mechanisms,
     secret_of,
 )
-from pillarbox import HandshakeFailed
+from pillarbox import HandshakeFailed, Session, TLSInfo
 
 
 @asynccontextmanager
-async def connected(server: Server, authority: Authority, form: str) -> AsyncIterator[aiosmtplib.SMTP]:
+async def connected(
+    server: Server, authority: Authority, form: str, *, own: Path | None = None
+) -> AsyncIterator[aiosmtplib.SMTP]:
+    context = ssl.create_default_context(cafile=authority.file)
+    if own is not None:
+        context.load_cert_chain(own)
     client = aiosmtplib.SMTP(
         hostname=HOST,
         port=server.port_of(form),
         use_tls=form == IMPLICIT,
         start_tls=form == STARTTLS,
-        tls_context=ssl.create_default_context(cafile=authority.file),
+        tls_context=context,
         timeout=30,
     )
     async with client:
@@ -145,3 +151,32 @@ async def test_a_certificate_that_does_not_verify_ends_the_connection(server: Se
     with pytest.raises(aiosmtplib.SMTPConnectError):
         await client.connect()
     await asyncio.to_thread(server.expect_problem, HandshakeFailed)
+
+
+@pytest.mark.proves("aiosmtplib", "DSN", "8BITMIME", "SIZE")
+async def test_wishes_for_reports_and_what_the_message_is(serving: Serving, authority: Authority) -> None:
+    wishes, reports = ["RET=FULL", "ENVID=QQ314", "BODY=8BITMIME"], ["NOTIFY=NEVER", "ORCPT=rfc822;b@c.example"]
+    with serving(hide_dsn=False, size=100_000) as server:
+        async with connected(server, authority, PLAIN) as client:
+            await client.sendmail(SENDER, RECIPIENT, TRICKY, mail_options=wishes, rcpt_options=reports)
+        envelope = server.delivery.envelope
+    assert envelope.mail_from is not None
+    assert envelope.mail_from.args["SIZE"] == str(len(TRICKY))
+    assert (envelope.dsn.ret, envelope.dsn.envid, envelope.body_type) == ("FULL", "QQ314", "8bitmime")
+    assert envelope.rcpt_to[0].dsn.notify == ("NEVER",)
+    assert envelope.rcpt_to[0].dsn.orcpt == ("rfc822", "b@c.example")
+
+
+@pytest.mark.proves("aiosmtplib", "a client's certificate")
+@pytest.mark.parametrize("form", forms("aiosmtplib", STARTTLS, IMPLICIT))
+async def test_a_clients_certificate(serving: Serving, authority: Authority, form: str) -> None:
+    shown: list[bool] = []
+
+    def on_secure(tls: TLSInfo, session: Session) -> None:
+        shown.append(tls.authorized)
+
+    with serving(request_cert=True, ca=authority.file.read_bytes(), on_secure=on_secure) as server:
+        async with connected(server, authority, form, own=authority.client) as client:
+            await client.sendmail(SENDER, RECIPIENT, SIMPLE)
+        assert len(server.deliveries) == 1
+    assert shown == [True]

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, Serving
 from interop.peers import (
     BIG,
     HEADER,
     HOST,
     IMPLICIT,
+    MECHANISMS,
     NOBODY,
+    PASSWORD,
     PLAIN,
     RECIPIENT,
     SENDER,
@@ -29,7 +31,7 @@ from interop.peers import (
     run,
     secret_of,
 )
-from pillarbox import HandshakeFailed
+from pillarbox import AuthRequest, HandshakeFailed, Session
 
 # Its exit status says what failed.
 SEND_ERROR, NO_CERTIFICATE, LOGIN_DENIED = 55, 60, 67
@@ -67,7 +69,8 @@ def curl(tmp_path: Path, authority: Authority) -> Curl:
 
 
 def credential(mechanism: str, secret: str) -> tuple[str, ...]:
-    option = ("--user", USER, "--oauth2-bearer", secret) if mechanism == "XOAUTH2" else ("--user", f"{USER}:{secret}")
+    token = mechanism in ("XOAUTH2", "OAUTHBEARER")
+    option = ("--user", USER, "--oauth2-bearer", secret) if token else ("--user", f"{USER}:{secret}")
     return (*option, "--login-options", f"AUTH={mechanism}")
 
 
@@ -82,7 +85,7 @@ def test_a_message_arrives_as_it_was_sent(server: Server, curl: Curl, form: str)
 
 
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
-@pytest.mark.parametrize("mechanism", mechanisms("curl"))
+@pytest.mark.parametrize("mechanism", mechanisms("curl", *MECHANISMS, "OAUTHBEARER"))
 @pytest.mark.parametrize("form", forms("curl"))
 def test_authentication(server: Server, curl: Curl, form: str, mechanism: str, initial_response: bool) -> None:
     options = credential(mechanism, secret_of(mechanism))
@@ -94,7 +97,7 @@ def test_authentication(server: Server, curl: Curl, form: str, mechanism: str, i
 
 
 @pytest.mark.proves("curl", "535 is understood")
-@pytest.mark.parametrize("mechanism", mechanisms("curl"))
+@pytest.mark.parametrize("mechanism", mechanisms("curl", *MECHANISMS, "OAUTHBEARER"))
 def test_a_wrong_password_is_refused(server: Server, curl: Curl, mechanism: str) -> None:
     outcome = curl.deliver(server, *credential(mechanism, "wrong"), form=STARTTLS)
     assert outcome.status == LOGIN_DENIED
@@ -162,3 +165,60 @@ def test_a_question_about_an_address(server: Server, curl: Curl) -> None:
     outcome = run([program("curl", "curl"), "--silent", "--show-error", "--mail-rcpt", RECIPIENT, url])
     outcome.expect_success()
     assert outcome.output.startswith("252 ")
+
+
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("mechanism", mechanisms("curl", "EXTERNAL"))
+@pytest.mark.parametrize("form", forms("curl", STARTTLS, IMPLICIT))
+def test_a_login_with_the_clients_certificate(
+    certified: Server, curl: Curl, authority: Authority, form: str, mechanism: str, initial_response: bool
+) -> None:
+    login = ("--cert", str(authority.client), "--user", f"{USER}:", "--login-options", f"AUTH={mechanism}")
+    curl.deliver(certified, *login, *(["--sasl-ir"] if initial_response else []), form=form).expect_success()
+    assert (certified.delivery.user, certified.delivery.method) == (USER, mechanism)
+
+
+@pytest.mark.proves("curl", "an authorization identity")
+def test_to_act_for_another(serving: Serving, curl: Curl) -> None:
+    asked: list[tuple[str, str, str]] = []
+
+    def on_auth(auth: AuthRequest, session: Session) -> bool:
+        asked.append((auth.authcid, auth.authzid, auth.password))
+        return True
+
+    with serving(on_auth=on_auth) as server:
+        login = (*credential("PLAIN", PASSWORD), "--sasl-authzid", "bob")
+        curl.deliver(server, *login, form=STARTTLS).expect_success()
+        assert len(server.deliveries) == 1
+    assert asked == [(USER, "bob", PASSWORD)]
+
+
+@pytest.mark.proves("curl", "AUTH= on MAIL (RFC 4954 5)", "SIZE")
+@pytest.mark.lived_with("curl", "It writes AUTH=<address> on MAIL, where RFC 4954 has the address without brackets.")
+def test_who_submitted_it_and_how_big_it_is(serving: Serving, curl: Curl) -> None:
+    with serving(size=100_000) as server:
+        curl.deliver(server, *credential("PLAIN", PASSWORD), "--mail-auth", "bob@example.org").expect_success()
+        sender = server.delivery.envelope.mail_from
+        assert sender is not None
+        assert sender.args == {"AUTH": "<bob@example.org>", "SIZE": str(len(SIMPLE))}
+        curl.deliver(server, content=BIG).expect_failure("552 Error: message exceeds fixed maximum message size")
+        assert len(server.deliveries) == 1
+
+
+@pytest.mark.proves("curl", "PROXY v1")
+@pytest.mark.parametrize("form", forms("curl"))
+def test_behind_its_own_proxy_header(serving: Serving, curl: Curl, form: str) -> None:
+    with serving(use_proxy=[HOST]) as server:
+        curl.deliver(server, "--haproxy-protocol", form=form).expect_success()
+        assert server.delivery.transmission_type == expected_type(form)
+
+
+@pytest.mark.proves("curl", "HELP", "EXPN")
+def test_a_command_of_ones_choice(serving: Serving) -> None:
+    def on_expn(name: str, session: Session) -> list[str]:
+        return [f"<ann@{name}.example>", f"<bob@{name}.example>"]
+
+    with serving(on_expn=on_expn) as server:
+        ask = [program("curl", "curl"), "--silent", "--show-error", f"smtp://{HOST}:{server.port}"]
+        assert "\r\n250 <bob@friends.example>" in run([*ask, "-X", "EXPN", "--mail-rcpt", "friends"]).output
+        assert run([*ask, "-X", "HELP"]).output.startswith("214")

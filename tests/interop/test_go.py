@@ -6,13 +6,13 @@ import json
 import os
 import subprocess
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from interop.conftest import Authority, LoopFactory
+from interop.conftest import Authority, Serving
 from interop.peers import (
     BIG,
     HOST,
@@ -194,11 +194,9 @@ def test_questions_of_net_smtp(server: Server, net_smtp: Deliver) -> None:
 
 
 @pytest.mark.proves("Go net/smtp", "SendMail")
-def test_send_mail_of_net_smtp_without_tls_on_the_server(
-    authority: Authority, loop_factory: LoopFactory, net_smtp: Deliver
-) -> None:
+def test_send_mail_of_net_smtp_without_tls_on_the_server(serving: Serving, net_smtp: Deliver) -> None:
     # It starts TLS wherever it can, and trusts only the system's authorities: so none is offered.
-    with Server(loop_factory, **authority.options, hide_starttls=True) as server:
+    with serving(hide_starttls=True) as server:
         assert net_smtp(server, Helper=True, Mechanism="PLAIN", Secret=secret_of("PLAIN"), to=TO_TWO) == {}
         assert (server.delivery.user, server.delivery.rcpt_to) == (USER, TO_TWO)
 
@@ -228,15 +226,6 @@ def test_authentication_of_go_smtp(server: Server, go_smtp: Deliver, form: str, 
 def test_anonymous_login_of_go_smtp(server: Server, go_smtp: Deliver, mechanism: str) -> None:
     assert go_smtp(server, Mechanism=mechanism) == {}
     assert (server.delivery.user, server.delivery.method) == ("anonymous", mechanism)
-
-
-@pytest.fixture
-def certified(authority: Authority, loop_factory: LoopFactory) -> Iterator[Server]:
-    """A server that asks for a client's certificate."""
-    asks = {"request_cert": True, "ca": authority.file.read_bytes(), "auth_methods": ["EXTERNAL"]}
-    with Server(loop_factory, **authority.options | asks) as running:
-        yield running
-        assert running.unexpected_problems() == []
 
 
 @pytest.mark.parametrize("mechanism", mechanisms("go-smtp", "EXTERNAL"))
@@ -285,9 +274,9 @@ def test_addresses_in_utf8_from_go_smtp(server: Server, go_smtp: Deliver) -> Non
 
 
 @pytest.mark.proves("go-smtp", "REQUIRETLS", "SIZE", "enhanced status codes")
-def test_requiretls_and_size_of_go_smtp(authority: Authority, loop_factory: LoopFactory, go_smtp: Deliver) -> None:
+def test_requiretls_and_size_of_go_smtp(serving: Serving, go_smtp: Deliver) -> None:
     shown = {"size": 10_000, "hide_requiretls": False, "hide_enhanced_status_codes": False}
-    with Server(loop_factory, **authority.options | shown) as server:
+    with serving(**shown) as server:
         assert go_smtp(server, form=STARTTLS, RequireTLS=True) == {}
         assert server.delivery.envelope.require_tls
         assert f"SIZE={len(SIMPLE)}" in server.commands[-4]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, pkcs12
 from cryptography.x509 import load_pem_x509_certificates
 
-from interop.conftest import Authority, LoopFactory
+from interop.conftest import Authority, Serving
 from interop.peers import (
     BIG,
     HEADER,
@@ -45,12 +45,10 @@ class JakartaMail:
     """The program of ``java/`` that delivers with it."""
 
     def __init__(self, classes: Path, folder: Path, authority: Authority) -> None:
-        self._command: list[str | Path] = [
-            program("java", "default-jdk-headless"),
-            "-XX:TieredStopAtLevel=1",
-            "-XX:+UseSerialGC",
-        ]
-        self._command += ["-Djava.net.preferIPv4Stack=true", "-cp", ":".join(map(str, (classes, *JARS))), "Deliver"]
+        path = ":".join(map(str, (classes, *JARS)))
+        java = program("java", "default-jdk-headless")
+        quick = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+        self._command = (java, *quick, "-Djava.net.preferIPv4Stack=true", "-cp", path, "Deliver")
         self._folder = folder
         self._authority = authority
 
@@ -95,7 +93,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
         if not all(jar.exists() for jar in JARS):
             missing("Jakarta Mail is not installed (Debian package libjakarta-mail-java)")
         if not any(folder.iterdir()):
-            paths = ["-cp", ":".join(map(str, JARS)), "-d", folder]
+            paths = ("-cp", ":".join(map(str, JARS)), "-d", folder)
             run([program("javac", "default-jdk-headless"), *paths, HERE / "java/Deliver.java"]).expect_success()
         return folder
 
@@ -131,15 +129,6 @@ def test_authentication(server: Server, jakarta: JakartaMail, form: str, mechani
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
     assert delivery.transmission_type == expected_type(form, authenticated=True)
-
-
-@pytest.fixture
-def certified(authority: Authority, loop_factory: LoopFactory) -> Iterator[Server]:
-    """A server that asks for a client's certificate."""
-    asks = {"request_cert": True, "ca": authority.file.read_bytes(), "auth_methods": ["EXTERNAL"]}
-    with Server(loop_factory, **authority.options | asks) as running:
-        yield running
-        assert running.unexpected_problems() == []
 
 
 @pytest.mark.parametrize("mechanism", mechanisms("Jakarta Mail", "EXTERNAL"))
@@ -190,9 +179,7 @@ def chunks_of(size: int) -> dict[str, str]:
     return {"mail.smtp.chunksize": str(size)}
 
 
-@pytest.mark.lived_with(
-    "Jakarta Mail", "It never says BODY=8BITMIME, also where it makes 8-bit text of what was encoded."
-)
+@pytest.mark.lived_with("Jakarta Mail", "It never says BODY=8BITMIME, though it makes 8-bit text of what was encoded.")
 def test_eight_bits_that_nobody_announced(server: Server, jakarta: JakartaMail) -> None:
     text = b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n"
     content = HEADER + text + b"Gr=C3=BC=C3=9Fe\r\n"
@@ -202,9 +189,9 @@ def test_eight_bits_that_nobody_announced(server: Server, jakarta: JakartaMail) 
 
 
 @pytest.mark.proves("Jakarta Mail", "DSN")
-def test_wishes_for_reports(authority: Authority, loop_factory: LoopFactory, jakarta: JakartaMail) -> None:
+def test_wishes_for_reports(serving: Serving, jakarta: JakartaMail) -> None:
     wishes = {"mail.smtp.dsn.notify": "SUCCESS,FAILURE ORCPT=rfc822;" + RECIPIENT, "mail.smtp.dsn.ret": "HDRS"}
-    with Server(loop_factory, **authority.options, hide_dsn=False) as server:
+    with serving(hide_dsn=False) as server:
         assert jakarta.deliver(server, settings=wishes) == "sent"
         envelope = server.delivery.envelope
     assert envelope.dsn.ret == "HDRS"

@@ -13,11 +13,12 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from interop.conftest import Authority, LoopFactory
+from interop.conftest import Authority, LoopFactory, Serving
 from interop.peers import (
     BIG,
     HOST,
     IMPLICIT,
+    MECHANISMS,
     NOBODY,
     PASSWORD,
     PLAIN,
@@ -65,15 +66,38 @@ def xoauth2(token: str) -> Callable[[bytes | None], str]:
     return answer
 
 
+def only(text: str) -> Callable[[bytes | None], str]:
+    """Return what says the same, whatever the server asks."""
+
+    def answer(_challenge: bytes | None = None) -> str:
+        return text
+
+    return answer
+
+
+def oauthbearer(token: str) -> Callable[[bytes | None], str]:
+    """Return the credential in the form of RFC 7628; where the server tells of a failure, what that asks for."""
+
+    def answer(challenge: bytes | None = None) -> str:
+        return "\x01" if challenge else f"n,a={USER},\x01host={HOST}\x01auth=Bearer {token}\x01\x01"
+
+    return answer
+
+
+# The mechanisms that it does not bring, written as auth() takes them: the answer to a challenge, or to none yet.
+WRITTEN_HERE: dict[str, Callable[[str], Callable[[bytes | None], str]]] = {
+    "XOAUTH2": xoauth2,
+    "OAUTHBEARER": oauthbearer,
+    "EXTERNAL": lambda _: only(USER),
+    "ANONYMOUS": lambda _: only("sunday visitor"),
+}
+
+
 def log_in(client: smtplib.SMTP, mechanism: str, secret: str, *, initial_response: bool = True) -> None:
     client.user, client.password = USER, secret  # as login() does
     client.ehlo_or_helo_if_needed()
-    exchange = {
-        "PLAIN": client.auth_plain,
-        "LOGIN": client.auth_login,
-        "CRAM-MD5": client.auth_cram_md5,
-        "XOAUTH2": xoauth2(secret),
-    }[mechanism]
+    own = {"PLAIN": client.auth_plain, "LOGIN": client.auth_login, "CRAM-MD5": client.auth_cram_md5}
+    exchange = own[mechanism] if mechanism in own else WRITTEN_HERE[mechanism](secret)
     client.auth(mechanism, exchange, initial_response_ok=initial_response)  # type: ignore[arg-type]
 
 
@@ -89,7 +113,7 @@ def test_a_message_arrives_as_it_was_sent(server: Server, authority: Authority, 
 
 
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
-@pytest.mark.parametrize("mechanism", mechanisms("smtplib"))
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib", *MECHANISMS, "OAUTHBEARER"))
 @pytest.mark.parametrize("form", forms("smtplib"))
 def test_authentication(
     server: Server, authority: Authority, form: str, mechanism: str, initial_response: bool
@@ -113,7 +137,7 @@ def test_login_chooses_the_strongest_mechanism(server: Server, authority: Author
 
 
 @pytest.mark.proves("smtplib", "535 is understood")
-@pytest.mark.parametrize("mechanism", mechanisms("smtplib"))
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib", *MECHANISMS, "OAUTHBEARER"))
 def test_a_wrong_password_is_refused_and_another_try_may_follow(
     server: Server, authority: Authority, mechanism: str
 ) -> None:
@@ -201,3 +225,50 @@ def test_lmtp_refuses_one_recipient_after_the_data(server: Server) -> None:
         # The client reads one reply for the data; RFC 2033 has one for each recipient.
         replies = [client.data(SIMPLE), client.getreply()]
     assert replies == [(452, b"Mailbox full"), (250, b"OK: message accepted")]
+
+
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib", "ANONYMOUS"))
+def test_an_anonymous_login(server: Server, authority: Authority, mechanism: str, initial_response: bool) -> None:
+    with connected(server, authority.file, PLAIN) as client:
+        log_in(client, mechanism, "", initial_response=initial_response)
+        client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    assert (server.delivery.user, server.delivery.method) == ("anonymous", mechanism)
+
+
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("mechanism", mechanisms("smtplib", "EXTERNAL"))
+def test_a_login_with_the_clients_certificate(
+    certified: Server, authority: Authority, mechanism: str, initial_response: bool
+) -> None:
+    context = ssl.create_default_context(cafile=authority.file)
+    context.load_cert_chain(authority.client)
+    with smtplib.SMTP_SSL(HOST, certified.tls_port, timeout=30, context=context) as client:
+        log_in(client, mechanism, "", initial_response=initial_response)
+        client.sendmail(SENDER, RECIPIENT, SIMPLE)
+    assert (certified.delivery.user, certified.delivery.method) == (USER, mechanism)
+
+
+@pytest.mark.proves("smtplib", "DSN", "8BITMIME", "SIZE")
+def test_wishes_for_reports_and_what_the_message_is(serving: Serving, authority: Authority) -> None:
+    wishes, reports = (
+        ["RET=HDRS", "ENVID=QQ+2B314", "BODY=8BITMIME"],
+        ["NOTIFY=SUCCESS,DELAY", "ORCPT=rfc822;b@c.example"],
+    )
+    with serving(hide_dsn=False, size=100_000) as server, connected(server, authority.file, PLAIN) as client:
+        client.sendmail(SENDER, RECIPIENT, TRICKY, mail_options=wishes, rcpt_options=reports)
+        envelope = server.delivery.envelope
+    assert envelope.mail_from is not None
+    assert envelope.mail_from.args["SIZE"] == str(len(TRICKY))
+    assert (envelope.dsn.ret, envelope.dsn.envid, envelope.body_type) == ("HDRS", "QQ+314", "8bitmime")
+    assert envelope.rcpt_to[0].dsn.notify == ("SUCCESS", "DELAY")
+    assert envelope.rcpt_to[0].dsn.orcpt == ("rfc822", "b@c.example")
+
+
+@pytest.mark.proves("smtplib", "NOOP", "RSET", "VRFY", "EXPN", "HELP")
+def test_questions(serving: Serving, authority: Authority) -> None:
+    answers = serving(on_expn=lambda _name, _session: ["<a@b.example>"])
+    with answers as server, connected(server, authority.file, PLAIN) as client:
+        codes = [client.noop(), client.rset(), client.vrfy(RECIPIENT), client.expn("friends")]
+        assert [code for code, _ in codes] == [250, 250, 252, 250]
+        assert client.help()

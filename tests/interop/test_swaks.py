@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, Serving
 from interop.peers import (
     BIG,
     HOST,
@@ -29,7 +29,7 @@ from interop.peers import (
     program,
     run,
 )
-from pillarbox import HandshakeFailed
+from pillarbox import Address, HandshakeFailed, Reject, Session, TLSInfo
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # it has no XOAUTH2
 
@@ -114,6 +114,16 @@ def test_commands_in_groups(server: Server, swaks: Swaks, form: str) -> None:
     assert server.delivery.rcpt_to == (RECIPIENT, "bob@example.com")
 
 
+@pytest.mark.proves("swaks", "PIPELINING")
+def test_a_group_whose_first_command_is_refused(serving: Serving, swaks: Swaks) -> None:
+    def on_mail_from(_: Address, session: Session) -> None:
+        raise Reject(550, "not from there")
+
+    with serving(on_mail_from=on_mail_from) as server:
+        swaks.deliver(server, "--pipeline", to=f"{RECIPIENT},bob@example.com").expect_failure("550 not from there")
+        assert server.verbs()[1:5] == ["MAIL", "RCPT", "RCPT", "DATA"]  # the rest was under way
+
+
 @pytest.mark.proves("swaks", "4 MB")
 @pytest.mark.parametrize("form", forms("swaks"))
 def test_a_big_message(server: Server, swaks: Swaks, form: str) -> None:
@@ -151,3 +161,53 @@ def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix
 def test_smtp_over_a_unix_socket(server: Server, swaks: Swaks) -> None:
     swaks.run("--socket", server.path).expect_success()
     assert server.delivery.content.startswith(SIMPLE)
+
+
+@pytest.mark.proves("swaks", "XCLIENT")
+def test_to_speak_for_another_client(serving: Serving, swaks: Swaks) -> None:
+    names: list[str] = []
+
+    def on_mail_from(_: Address, session: Session) -> None:
+        names.append(f"{session.client_hostname} {session.remote_address} {session.user}")
+
+    words = ("--xclient-addr", "192.0.2.7", "--xclient-name", "mail.example.net", "--xclient-login", USER)
+    with serving(use_xclient=[HOST], on_auth=lambda *_: True, on_mail_from=on_mail_from) as server:
+        swaks.deliver(server, *words).expect_success()
+        assert server.delivery.user == USER
+        assert "XCLIENT ADDR=192.0.2.7 NAME=mail.example.net LOGIN=alice" in server.commands
+    assert names == ["mail.example.net 192.0.2.7 alice"]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [pytest.param(n, id=f"v{n}", marks=pytest.mark.proves("swaks", f"PROXY v{n}")) for n in (1, 2)],
+)
+@pytest.mark.parametrize("form", forms("swaks"))
+def test_behind_a_proxy_header(serving: Serving, swaks: Swaks, form: str, version: int) -> None:
+    peers: list[tuple[str, int]] = []
+
+    def on_connect(session: Session) -> None:
+        peers.append((session.remote_address, session.remote_port))
+
+    ends = ("--proxy-source", "192.0.2.7", "--proxy-source-port", "4711", "--proxy-dest", HOST, "--proxy-dest-port")
+    family = ("--proxy-version", str(version), "--proxy-family", "TCP4" if version == 1 else "AF_INET")
+    stream = ("--proxy-protocol", "STREAM", "--proxy-command", "PROXY") if version == 2 else ()
+    with serving(use_proxy=[HOST], on_connect=on_connect) as server:
+        swaks.deliver(server, *ends, "25", *family, *stream, form=form).expect_success()
+        assert server.delivery.transmission_type == expected_type(form)
+    assert peers == [("192.0.2.7", 4711)]
+
+
+@pytest.mark.proves("swaks", "a client's certificate")
+@pytest.mark.parametrize("form", forms("swaks", STARTTLS, IMPLICIT))
+def test_a_clients_certificate(serving: Serving, swaks: Swaks, authority: Authority, form: str) -> None:
+    shown: list[bool] = []
+
+    def on_secure(tls: TLSInfo, session: Session) -> None:
+        shown.append(tls.authorized)
+
+    own = ("--tls-cert", str(authority.client), "--tls-key", str(authority.client))
+    with serving(request_cert=True, ca=authority.file.read_bytes(), on_secure=on_secure) as server:
+        swaks.deliver(server, *own, form=form).expect_success()
+        assert len(server.deliveries) == 1
+    assert shown == [True]
