@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
-.PHONY: run test check format docs bench clean
+.PHONY: run test check format docs peers bench clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -24,6 +24,10 @@ format: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_speed.py
+
+peers: $(VENV)/ready tests/interop/node_modules
+	$(BIN)/python -m pytest tests/interop $(PYTEST_ARGS) --junitxml=build/peers.xml
+	$(BIN)/python docs/make_peers.py build/peers.xml
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
@@ -56,5 +60,5 @@ tests/interop/node_modules: tests/interop/package.json
 	  else echo "npm is not here: the tests with nodemailer are skipped"; fi
 
 clean:
-	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules \
+	rm -rf build $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules \
 	  bench/.build bench/servers/smtp-server/node_modules

@@ -33,26 +33,26 @@ class Authority:
     options: dict[str, bytes | list[bytes]]
 
 
-@pytest.fixture(autouse=True)
-def what_it_proves(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
-    """Note in the run's report what a test shows of which peer, for docs/peers.md.
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Note in the run's report what a test shows of which peer, for docs/peers.md, also where it is skipped then.
 
     ``@pytest.mark.proves("Postfix smtp", "CHUNKING")`` is what the peer does and the server takes;
     ``@pytest.mark.lived_with("Postfix smtp", "It …")`` is what it does that no RFC says, and the server bears.
     """
-    peers = []
-    for marker in request.node.iter_markers("proves"):
-        peer, *shown = marker.args
-        peers.append(peer)
-        for what in shown:
-            record_property(f"proves {peer}", what)
-    for marker in request.node.iter_markers("lived_with"):
-        peer, sentence = marker.args
-        peers.append(peer)
-        record_property(f"lived_with {peer}", sentence)
-    for peer in dict.fromkeys(peers):
+    for item in items:
+        for kind in ("proves", "lived_with"):
+            for marker in item.iter_markers(kind):
+                peer, *said = marker.args
+                item.user_properties += [(f"{kind} {peer}", what) for what in said]
+
+
+@pytest.fixture(autouse=True)
+def which_peers(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> None:
+    """Note the versions of the test's peers, and on what it runs."""
+    markers = [*request.node.iter_markers("proves"), *request.node.iter_markers("lived_with")]
+    for peer in dict.fromkeys(marker.args[0] for marker in markers):
         record_property(f"version {peer}", version_of(peer))
-    if peers:
+    if markers:
         record_property("system", system())
 
 

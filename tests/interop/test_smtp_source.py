@@ -29,7 +29,7 @@ def expected_type(protocol: str) -> str:
     return "LMTP" if protocol == "LMTP" else "SMTP"  # it says HELO, never EHLO
 
 
-@pytest.mark.proves("smtp-source", "8-bit text, dots and long lines as sent")
+@pytest.mark.proves("smtp-source", "8-bit text with dots and long lines unchanged")
 @pytest.mark.parametrize("content", [TRICKY, BIG], ids=["tricky", "big"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
