@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 USER, PASSWORD, TOKEN = "alice", "secret", "ya29.token-of-alice"
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
+# All that need no certificate of the client, and no keys of the server.
+OFFERED = (*MECHANISMS, *(name for name in ("OAUTHBEARER", "ANONYMOUS") if name in AUTH_METHODS))
 # What a client shows itself with; who is not named here has the password.
 SECRETS = {"XOAUTH2": TOKEN, "OAUTHBEARER": TOKEN}
 
@@ -243,7 +245,7 @@ class Server:
             "disable_reverse_lookup": True,
             "auth_optional": True,
             "allow_insecure_auth": True,
-            "auth_methods": MECHANISMS,
+            "auth_methods": OFFERED,
             "close_timeout": 0.0,
             "on_auth": self._on_auth,
             "on_rcpt_to": self._on_rcpt_to,
