@@ -87,13 +87,21 @@ def test_a_message_arrives_as_it_was_sent(server: Server, curl: Curl, form: str)
 @pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
 @pytest.mark.parametrize("mechanism", mechanisms("curl", *MECHANISMS, "OAUTHBEARER"))
 @pytest.mark.parametrize("form", forms("curl"))
-def test_authentication(server: Server, curl: Curl, form: str, mechanism: str, initial_response: bool) -> None:
-    options = credential(mechanism, secret_of(mechanism))
-    curl.deliver(server, *options, *(["--sasl-ir"] if initial_response else []), form=form).expect_success()
-    delivery = server.delivery
+def test_authentication(serving: Serving, curl: Curl, form: str, mechanism: str, initial_response: bool) -> None:
+    more = [*credential(mechanism, secret_of(mechanism)), *(["--sasl-ir"] if initial_response else [])]
+    with serving(auth_methods=[mechanism]) as server:
+        curl.deliver(server, *more, form=form).expect_success()
+        delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
     assert delivery.transmission_type == expected_type(form, authenticated=True)
     assert delivery.content == SIMPLE
+
+
+@pytest.mark.lived_with("curl", "With a token it takes OAUTHBEARER where it can, also if it is told AUTH=XOAUTH2.")
+@pytest.mark.parametrize("mechanism", mechanisms("curl", "OAUTHBEARER"))
+def test_which_mechanism_it_takes_for_a_token(server: Server, curl: Curl, mechanism: str) -> None:
+    curl.deliver(server, *credential("XOAUTH2", secret_of("XOAUTH2"))).expect_success()
+    assert server.delivery.method == mechanism
 
 
 @pytest.mark.proves("curl", "a wrong password")
