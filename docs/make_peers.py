@@ -187,7 +187,7 @@ def _grouped(report: Report) -> dict[str, list[Peer]]:
 
 
 def _row(peer: Peer) -> str:
-    shown = ", ".join(_count(what, peer.shown[what]) for what in sorted(peer.shown, key=_place))
+    shown = "; ".join(_count(what, peer.shown[what]) for what in sorted(peer.shown, key=_place))
     return f"| {_cell(peer.name)} | {_cell(', '.join(sorted(peer.versions)) or 'not there')} | {shown} |"
 
 

@@ -84,7 +84,7 @@ def test_the_page_of_peers_says_what_a_report_says(tmp_path: Path) -> None:
     report = make_peers.read(file)
     page = make_peers.page(report)
     assert "Last run: 2026-03-07, Debian, Python 3.13. Tests: 2 passed, 1 failed, 1 skipped." in page
-    assert "| Postfix smtp | 3.10.1 | STARTTLS (1), 8BITMIME (1, 1 failed) |" in page
+    assert "| Postfix smtp | 3.10.1 | STARTTLS (1); 8BITMIME (1, 1 failed) |" in page
     assert "| Someone | not there | AUTH PLAIN (0, 1 skipped) |" in page
     assert "- **HAProxy**: It says \\| and \\<this>." in page
     assert "- test_a::test_one: failed, assert 1 == 2 (1)" in page
