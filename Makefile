@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n auto
 
 TARGET ?= dialogue
 
-.PHONY: run test check format docs bench fuzz clean
+.PHONY: run test check format docs peers bench fuzz clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -27,6 +27,10 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
+
+peers: $(VENV)/ready tests/interop/node_modules
+	$(BIN)/python -m pytest tests/interop $(PYTEST_ARGS) --junitxml=build/peers.xml
+	$(BIN)/python docs/make_peers.py build/peers.xml
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
@@ -66,5 +70,5 @@ tests/interop/node_modules: tests/interop/package.json
 	  else echo "npm is not here: the tests with nodemailer are skipped"; fi
 
 clean:
-	rm -rf $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules \
+	rm -rf build $(VENV) .venv-* .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* tests/interop/node_modules \
 	  bench/.build bench/servers/smtp-server/node_modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,6 +17,7 @@ def maker(name: str = "make_options") -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # a dataclass looks up its module
     spec.loader.exec_module(module)
     return module
 
@@ -47,3 +49,64 @@ def test_the_page_of_replies_is_that_of_the_table() -> None:
 def test_the_page_of_speed_is_that_of_the_last_run() -> None:
     page = (DOCS / "speed.md").read_text(encoding="utf-8")
     assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'
+
+
+# --- The page of peers: made from a run, so that only what the tests name can be held against it
+
+
+def test_every_peer_of_a_test_is_on_the_page() -> None:
+    make_peers = maker("make_peers")
+    page = (DOCS / "peers.md").read_text(encoding="utf-8")
+    names = make_peers.named()
+    assert {"curl", "smtp-source", "Go net/smtp"} <= names  # a mark, one made with partial, one that makes rows
+    assert [name for name in sorted(names) if f"| {name} |" not in page] == [], 'run "make peers"'
+
+
+REPORT = """<testsuites><testsuite name="pytest" timestamp="2026-03-07T09:05:03+00:00">
+<testcase classname="tests.interop.test_a" name="test_one[x]"><properties>
+  <property name="proves Postfix smtp" value="STARTTLS"/><property name="proves Postfix smtp" value="8BITMIME"/>
+  <property name="version Postfix smtp" value="3.10.1"/><property name="system" value="Debian, Python 3.13"/>
+</properties></testcase>
+<testcase classname="tests.interop.test_a" name="test_one[y]"><properties>
+  <property name="proves Postfix smtp" value="8BITMIME"/>
+</properties><failure message="assert 1 == 2&#10;more">…</failure></testcase>
+<testcase classname="tests.interop.test_a" name="test_two"><properties>
+  <property name="proves Someone" value="AUTH PLAIN"/><property name="version Someone" value=""/>
+</properties><skipped message="someone is not installed"/></testcase>
+<testcase classname="tests.interop.test_a" name="test_three"><properties>
+  <property name="lived_with HAProxy" value="It says | and &lt;this&gt;."/>
+  <property name="version HAProxy" value="3.0"/>
+</properties></testcase>
+<testcase classname="tests.test_b" name="test_without_a_peer"/>
+</testsuite></testsuites>
+"""
+
+
+def test_the_page_of_peers_says_what_a_report_says(tmp_path: Path) -> None:
+    make_peers = maker("make_peers")
+    file = tmp_path / "report.xml"
+    file.write_text(REPORT, encoding="utf-8")
+    report = make_peers.read(file)
+    page = make_peers.page(report)
+    assert "Last run: 2026-03-07, Debian, Python 3.13. Tests: 2 passed, 1 failed, 1 skipped." in page
+    assert "| Postfix smtp | 3.10.1 | STARTTLS (1); 8BITMIME (1, 1 failed) |" in page
+    assert "| Someone | not there | AUTH PLAIN (0, 1 skipped) |" in page
+    assert "- **HAProxy**: It says \\| and \\<this>." in page
+    assert "- test_a::test_one: failed, assert 1 == 2 (1)" in page
+    assert "- test_a::test_two: skipped, someone is not installed (1)" in page
+    headings = [line for line in page.splitlines() if line.startswith("## ")]
+    assert headings[:3] == [
+        "## Mail servers that relay to it",
+        "## Proxies and submission servers before it",
+        "## Clients and libraries",
+    ]
+    assert [name for name, peer in report.peers.items() if peer.passed] == ["Postfix smtp", "HAProxy"]
+
+
+def test_a_peer_that_the_run_did_not_show_is_missed(tmp_path: Path) -> None:
+    make_peers = maker("make_peers")
+    file = tmp_path / "report.xml"
+    file.write_text(REPORT, encoding="utf-8")
+    said = make_peers.main(["--check", str(file)])
+    assert "the run shows nothing of curl" in said
+    assert "docs/peers.md does not name" not in said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import queue
 import re
@@ -16,15 +17,22 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pillarbox import AuthRequest, MessageStream, Recipient, Reject, ScramKeys, Session, SMTPServer
+from pillarbox import AuthRequest, Envelope, MessageStream, Recipient, Reject, ScramKeys, Session, SMTPServer
+from pillarbox.optioncheck import AUTH_METHODS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Self
 
+    from _pytest.mark import ParameterSet
+
 HOST = "127.0.0.1"
 USER, PASSWORD, TOKEN = "alice", "secret", "ya29.token-of-alice"
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
+# All that need no certificate of the client, and no keys of the server.
+OFFERED = (*MECHANISMS, *(name for name in ("OAUTHBEARER", "ANONYMOUS") if name in AUTH_METHODS))
+# What a client shows itself with; who is not named here has the password.
+SECRETS = {"XOAUTH2": TOKEN, "OAUTHBEARER": TOKEN}
 
 PLAIN, STARTTLS, IMPLICIT = "plain", "STARTTLS", "implicit TLS"
 FORMS = (PLAIN, STARTTLS, IMPLICIT)
@@ -44,6 +52,40 @@ TRICKY = HEADER + (
 )
 SIMPLE = HEADER + b"\r\nHello.\r\n"
 BIG = HEADER + b"\r\n" + b"".join(b"%s%070d\r\n" % (b"." * (n % 7 == 0), n) for n in range(60_000))  # 4.3 MB
+
+
+# --- Rows of tests
+
+
+def forms(peer: str, *only: str) -> list[ParameterSet]:
+    """Return a row for each form of TLS, marked as what it shows of the peer."""
+    return [
+        pytest.param(form, id=form, marks=pytest.mark.proves(peer, "plaintext" if form == PLAIN else form))
+        for form in only or FORMS
+    ]
+
+
+def networks(peer: str) -> list[ParameterSet]:
+    """Return a row for TCP and one for a Unix socket: whether it is that."""
+    return [
+        pytest.param(False, id="tcp"),
+        pytest.param(True, id="unix", marks=pytest.mark.proves(peer, "a Unix socket")),
+    ]
+
+
+def mechanisms(peer: str, *names: str) -> list[ParameterSet]:
+    """Return a row for each mechanism that the peer speaks; one that the server does not is skipped by name."""
+    return [pytest.param(name, id=name, marks=_marks(peer, name)) for name in names or MECHANISMS]
+
+
+def _marks(peer: str, mechanism: str) -> list[pytest.MarkDecorator]:
+    unknown = mechanism not in AUTH_METHODS
+    reason = f"the server does not know {mechanism}"
+    return [pytest.mark.proves(peer, f"AUTH {mechanism}"), pytest.mark.skipif(unknown, reason=reason)]
+
+
+def secret_of(mechanism: str) -> str:
+    return SECRETS.get(mechanism, PASSWORD)
 
 
 # --- Programs
@@ -160,6 +202,20 @@ class Delivery:
     user: Any
     method: str | None  # of the authentication
     smtp_utf8: bool
+    envelope: Envelope
+
+
+class _Transcript(logging.Handler):
+    """Keeps what the client said: the lines of the log that say so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.commands: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line.startswith("C: "):
+            self.commands.append(line.removeprefix("C: "))
 
 
 class Server:
@@ -167,8 +223,8 @@ class Server:
 
     It listens with SMTP on ``port`` and ``path`` (a Unix socket), with implicit TLS on ``tls_port``, with LMTP on
     ``lmtp_port`` and ``lmtp_path``. ``deliveries`` is complete when the client is done, since a message is noted before
-    it is answered. ``problems`` holds what reached ``on_error``: a test takes out what it expects, or says in
-    ``tolerated`` what may come; nothing else may be left.
+    it is answered. ``commands`` are the client's lines as the log has them. ``problems`` holds what reached
+    ``on_error``: a test takes out what it expects, or says in ``tolerated`` what may come; nothing else may be left.
     """
 
     port: int
@@ -183,17 +239,19 @@ class Server:
         self.path = f"{self._folder.name}/smtp"
         self.lmtp_path = f"{self._folder.name}/lmtp"
         self._loop_factory = loop_factory
+        self._transcript = _Transcript()
         self._options = {
             "name": "mx.example.com",
             "disable_reverse_lookup": True,
             "auth_optional": True,
             "allow_insecure_auth": True,
-            "auth_methods": MECHANISMS,
+            "auth_methods": OFFERED,
             "close_timeout": 0.0,
             "on_auth": self._on_auth,
             "on_rcpt_to": self._on_rcpt_to,
             "on_data": self._on_data,
             "on_error": self._on_error,
+            "logger": self._logger(),
         } | options
         self._thread = threading.Thread(target=self._run, name="server")
         self._ready = threading.Event()
@@ -204,6 +262,15 @@ class Server:
         """The only message."""
         assert len(self.deliveries) == 1
         return self.deliveries[0]
+
+    @property
+    def commands(self) -> list[str]:
+        """What the client said, line by line."""
+        return self._transcript.commands
+
+    def verbs(self) -> list[str]:
+        """Return the first word of each command; an answer within AUTH is ``(answer``."""
+        return [command.split(" ", 1)[0] for command in self.commands]
 
     def expect_problem(self, kind: type[Exception]) -> None:
         """Take the next problem; it may come after the client is gone."""
@@ -251,12 +318,27 @@ class Server:
             self._ready.set()
             await self._stop.wait()
 
+    def _logger(self) -> logging.Logger:
+        """Return a logger of this server's own, at level DEBUG; its records go on to where the library's go."""
+        logger = logging.Logger("pillarbox.interop", logging.DEBUG)  # noqa: LOG001 - it ends with this server
+        logger.parent = logging.getLogger("pillarbox")
+        logger.addHandler(self._transcript)
+        return logger
+
     # --- Handlers
 
     def _on_auth(self, auth: AuthRequest, session: Session) -> str | None:
         session.state["method"] = auth.method
-        knows = auth.access_token == TOKEN if auth.method == "XOAUTH2" else auth.validate_password(PASSWORD)
-        return USER if auth.username == USER and knows else None
+        if auth.method == "ANONYMOUS":
+            return "anonymous"
+        return USER if auth.username == USER and self._knows(auth) else None
+
+    def _knows(self, auth: AuthRequest) -> bool:
+        if auth.method == "EXTERNAL":  # the certificate has shown it
+            return True
+        if auth.method in ("XOAUTH2", "OAUTHBEARER"):
+            return auth.access_token == TOKEN
+        return auth.validate_password(PASSWORD)
 
     def _on_rcpt_to(self, address: Recipient, session: Session) -> None:
         if address.address == NOBODY:
@@ -276,6 +358,7 @@ class Server:
                 user=session.user,
                 method=session.state.get("method"),
                 smtp_utf8=envelope.smtp_utf8,
+                envelope=envelope,
             )
         )
         if not session.lmtp:

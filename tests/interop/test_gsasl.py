@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interop.conftest import Authority, ClientCertificate
-from interop.peers import HOST, PASSWORD, PLAIN, STARTTLS, USER, Outcome, Server, program, run
+from interop.peers import HOST, PASSWORD, PLAIN, STARTTLS, USER, Outcome, Server, forms, mechanisms, program, run
 
 TLS_1_2 = ("--priority", "NORMAL:-VERS-ALL:+VERS-TLS1.2")
 SUCCESS = "Client authentication finished"
@@ -33,9 +33,8 @@ def credential(password: str = PASSWORD) -> tuple[str, ...]:
     return ("--authentication-id", USER, "--password", password)
 
 
-@pytest.mark.proves("gsasl", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-1")
-@pytest.mark.parametrize("form", [PLAIN, STARTTLS])
-@pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"])
+@pytest.mark.parametrize("form", forms("gsasl", PLAIN, STARTTLS))
+@pytest.mark.parametrize("mechanism", mechanisms("gsasl", "PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256"))
 def test_it_logs_in(sasl_server: Server, gsasl: Gsasl, mechanism: str, form: str) -> None:
     name = ("--authorization-id", "") if mechanism == "PLAIN" else ()
     outcome = gsasl.log_in(sasl_server, mechanism, *credential(), *name, "--no-cb", form=form)
@@ -44,8 +43,8 @@ def test_it_logs_in(sasl_server: Server, gsasl: Gsasl, mechanism: str, form: str
     gsasl.log_in(sasl_server, mechanism, *credential("wrong"), *name, "--no-cb", form=form).expect_failure()
 
 
-@pytest.mark.proves("gsasl", "AUTH SCRAM-SHA-256-PLUS", "AUTH SCRAM-SHA-1-PLUS")
-@pytest.mark.parametrize("mechanism", ["SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"])
+@pytest.mark.proves("gsasl", "tls-unique under TLS 1.2")
+@pytest.mark.parametrize("mechanism", mechanisms("gsasl", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"))
 def test_channel_binding(sasl_server: Server, gsasl: Gsasl, mechanism: str) -> None:
     outcome = gsasl.log_in(sasl_server, mechanism, *credential(), *TLS_1_2, form=STARTTLS)
     outcome.expect_success()

@@ -9,10 +9,8 @@ import pytest
 from interop.conftest import Authority, ClientCertificate
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
-    MECHANISMS,
     NOBODY,
     PASSWORD,
     PLAIN,
@@ -20,14 +18,17 @@ from interop.peers import (
     SENDER,
     SIMPLE,
     STARTTLS,
-    TOKEN,
     TRICKY,
     USER,
     Outcome,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    networks,
     program,
     run,
+    secret_of,
 )
 
 # Its exit status is one of sysexits.h.
@@ -76,7 +77,8 @@ def credential(mechanism: str, secret: str) -> dict[str, str]:
     return {"auth": mechanism.lower(), "user": USER, "password": secret}
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("msmtp", "8-bit text with dots and long lines unchanged", "several recipients")
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_a_message_arrives_as_it_was_sent(server: Server, msmtp: Msmtp, form: str) -> None:
     msmtp.deliver(server, form=form, to=(RECIPIENT, "bob@example.com"), content=TRICKY).expect_success()
     delivery = server.delivery
@@ -85,10 +87,10 @@ def test_a_message_arrives_as_it_was_sent(server: Server, msmtp: Msmtp, form: st
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("msmtp"))
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_authentication(server: Server, msmtp: Msmtp, form: str, mechanism: str) -> None:
-    account = credential(mechanism, TOKEN if mechanism == "XOAUTH2" else PASSWORD)
+    account = credential(mechanism, secret_of(mechanism))
     msmtp.deliver(server, form=form, account=account).expect_success()
     delivery = server.delivery
     assert (delivery.user, delivery.method) == (USER, mechanism)
@@ -96,7 +98,8 @@ def test_authentication(server: Server, msmtp: Msmtp, form: str, mechanism: str)
     assert delivery.content == SIMPLE
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("msmtp", "a wrong password")
+@pytest.mark.parametrize("mechanism", mechanisms("msmtp"))
 def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: str) -> None:
     outcome = msmtp.deliver(server, form=STARTTLS, account=credential(mechanism, "wrong"))
     assert outcome.status == NO_PERMISSION, outcome.output
@@ -104,16 +107,15 @@ def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: st
     assert server.deliveries == []
 
 
-BEYOND = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER")
+BEYOND = mechanisms("msmtp", "SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER")
 
 
-@pytest.mark.proves("msmtp", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-1", "AUTH OAUTHBEARER")
 @pytest.mark.parametrize("mechanism", BEYOND)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_authentication_without_a_password_on_the_wire(
     sasl_server: Server, msmtp: Msmtp, form: str, mechanism: str
 ) -> None:
-    account = credential(mechanism, TOKEN if mechanism == "OAUTHBEARER" else PASSWORD)
+    account = credential(mechanism, secret_of(mechanism))
     outcome = msmtp.deliver(sasl_server, form=form, account=account)
     outcome.expect_success()
     delivery = sasl_server.delivery
@@ -121,6 +123,7 @@ def test_authentication_without_a_password_on_the_wire(
     assert delivery.transmission_type == expected_type(form, authenticated=True)
 
 
+@pytest.mark.proves("msmtp", "a wrong password")
 @pytest.mark.parametrize("mechanism", BEYOND)
 def test_a_wrong_secret_is_refused(sasl_server: Server, msmtp: Msmtp, mechanism: str) -> None:
     outcome = msmtp.deliver(sasl_server, form=STARTTLS, account=credential(mechanism, "wrong"))
@@ -131,7 +134,7 @@ def test_a_wrong_secret_is_refused(sasl_server: Server, msmtp: Msmtp, mechanism:
 
 
 @pytest.mark.proves("msmtp", "AUTH EXTERNAL")
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.parametrize("form", forms("msmtp", STARTTLS, IMPLICIT))
 def test_a_client_certificate(
     sasl_server: Server, msmtp: Msmtp, client_certificate: ClientCertificate, form: str
 ) -> None:
@@ -144,6 +147,7 @@ def test_a_client_certificate(
     outcome.expect_failure("EXTERNAL")  # which is then not offered
 
 
+@pytest.mark.proves("msmtp", "a refused recipient")
 def test_a_refused_recipient_is_reported(server: Server, msmtp: Msmtp) -> None:
     outcome = msmtp.deliver(server, to=(RECIPIENT, NOBODY))
     assert outcome.status == BAD_ADDRESS
@@ -151,13 +155,15 @@ def test_a_refused_recipient_is_reported(server: Server, msmtp: Msmtp) -> None:
     assert server.deliveries == []
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("msmtp", "4 MB")
+@pytest.mark.parametrize("form", forms("msmtp"))
 def test_a_big_message(server: Server, msmtp: Msmtp, form: str) -> None:
     msmtp.deliver(server, form=form, content=BIG).expect_success()
     assert server.delivery.content == BIG
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("msmtp", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("msmtp", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, msmtp: Msmtp, authority: Authority, form: str
 ) -> None:
@@ -167,7 +173,8 @@ def test_a_certificate_that_does_not_verify_is_reported(
     assert server.deliveries == []
 
 
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.proves("msmtp", "LMTP")
+@pytest.mark.parametrize("unix", networks("msmtp"))
 def test_lmtp(server: Server, msmtp: Msmtp, unix: bool) -> None:
     account = {"protocol": "lmtp", "port": str(server.lmtp_port)} | ({"socket": server.lmtp_path} if unix else {})
     msmtp.deliver(server, account=account, to=(RECIPIENT, "bob@example.com"), content=TRICKY).expect_success()
@@ -176,12 +183,14 @@ def test_lmtp(server: Server, msmtp: Msmtp, unix: bool) -> None:
     assert delivery.content == TRICKY
 
 
+@pytest.mark.proves("msmtp", "LMTP", "a reply for each recipient")
 def test_lmtp_refuses_one_recipient_after_the_data(server: Server, msmtp: Msmtp) -> None:
     account = {"protocol": "lmtp", "port": str(server.lmtp_port)}
     outcome = msmtp.deliver(server, account=account, to=(RECIPIENT, "full@example.com", "bob@example.com"))
     outcome.expect_failure("250 OK: message accepted", "452 Mailbox full")
 
 
+@pytest.mark.proves("msmtp", "EHLO's list")
 def test_it_asks_what_the_server_can(server: Server) -> None:
     place = ("--host", HOST, "--port", str(server.port), "--tls=off", "--serverinfo")
     outcome = run([program("msmtp", "msmtp"), *place])

@@ -35,6 +35,7 @@ def parsed(octets: bytes) -> EmailMessage:
     return message_from_bytes(octets, policy=policy.default)
 
 
+@pytest.mark.proves("swaks", "pillarbox serve")
 def test_a_message_is_a_file_in_the_maildir(served: Background, tmp_path: Path) -> None:
     swaks(served.port()).expect_success()
     octets = stored(tmp_path)
@@ -49,6 +50,7 @@ def test_a_message_is_a_file_in_the_maildir(served: Background, tmp_path: Path) 
     served.line(f"message from <{SENDER}> to <{RECIPIENT}>")
 
 
+@pytest.mark.proves("swaks", "pillarbox serve", "STARTTLS")
 def test_starttls_works_at_once_and_stands_in_the_trace(served: Background, tmp_path: Path) -> None:
     swaks(served.port(), "--tls").expect_success()
     received = re.sub(r"\s+", " ", parsed(stored(tmp_path))["Received"])
@@ -56,6 +58,7 @@ def test_starttls_works_at_once_and_stands_in_the_trace(served: Background, tmp_
     assert "(using TLSv1.3 with cipher " in received
 
 
+@pytest.mark.proves("swaks", "pillarbox serve")
 def test_it_ends_when_it_is_told_to(served: Background) -> None:
     swaks(served.port()).expect_success()
     assert served.stop() == 0

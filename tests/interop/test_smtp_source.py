@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from interop.peers import BIG, HOST, NOBODY, RECIPIENT, SENDER, TRICKY, Outcome, Server, program, run
 
-PROTOCOLS = ("SMTP", "LMTP")
-NETWORKS = ("tcp", "unix")
+shows = partial(pytest.mark.proves, "smtp-source")
+PROTOCOLS = [pytest.param("SMTP", marks=shows("HELO")), pytest.param("LMTP", marks=shows("LMTP"))]
+NETWORKS = ["tcp", pytest.param("unix", marks=shows("a Unix socket"))]
 
 
 def deliver(server: Server, protocol: str, network: str, *more: str | Path, to: str = RECIPIENT) -> Outcome:
@@ -27,6 +29,7 @@ def expected_type(protocol: str) -> str:
     return "LMTP" if protocol == "LMTP" else "SMTP"  # it says HELO, never EHLO
 
 
+@pytest.mark.proves("smtp-source", "8-bit text with dots and long lines unchanged")
 @pytest.mark.parametrize("content", [TRICKY, BIG], ids=["tricky", "big"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -42,6 +45,7 @@ def test_a_message_arrives_as_it_was_sent(
     assert delivery.transmission_type == expected_type(protocol)
 
 
+@pytest.mark.proves("smtp-source", "many connections at once", "many messages over one connection")
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("reuse", [(), ("-d",)], ids=["a connection each", "connections reused"])
@@ -55,12 +59,14 @@ def test_many_sessions_and_messages(server: Server, protocol: str, network: str,
     assert all(len(delivery.content) > 3000 for delivery in server.deliveries)
 
 
+@pytest.mark.proves("smtp-source", "several recipients")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_several_recipients(server: Server, protocol: str) -> None:
     deliver(server, protocol, "tcp", "-r", "5", "-m", "3").expect_success()
     assert [len(set(delivery.rcpt_to)) for delivery in server.deliveries] == [5, 5, 5]
 
 
+@pytest.mark.proves("smtp-source", "2 MB")
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_big_messages(server: Server, protocol: str, network: str) -> None:
@@ -72,6 +78,7 @@ def test_big_messages(server: Server, protocol: str, network: str) -> None:
     assert re.fullmatch(rb"(?:[0-9]?X+\r\n)+", bodies[0])
 
 
+@pytest.mark.proves("smtp-source", "a refused recipient")
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_refused_recipient_is_reported(server: Server, protocol: str) -> None:
     server.tolerated = (ConnectionError,)  # it ends without QUIT
@@ -79,11 +86,13 @@ def test_a_refused_recipient_is_reported(server: Server, protocol: str) -> None:
     assert server.deliveries == []
 
 
+@pytest.mark.proves("smtp-source", "a reply for each recipient")
 def test_a_message_refused_for_its_recipient_after_the_data(server: Server) -> None:
     server.tolerated = (ConnectionError,)  # it ends without QUIT
     deliver(server, "LMTP", "tcp", to="full@example.com").expect_failure("452 Mailbox full")
 
 
+@pytest.mark.proves("smtp-source", "a refused recipient")
 def test_it_goes_on_after_refusals_where_told_to(server: Server) -> None:
     deliver(server, "SMTP", "tcp", "-A", "-m", "5", "-s", "2", to=NOBODY).expect_success()
     assert server.deliveries == []

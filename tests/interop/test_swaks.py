@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority, LoopFactory
+from interop.conftest import Authority, LoopFactory, Serving
 from interop.peers import (
     BIG,
-    FORMS,
     HOST,
     IMPLICIT,
     NOBODY,
@@ -24,10 +23,13 @@ from interop.peers import (
     Outcome,
     Server,
     expected_type,
+    forms,
+    mechanisms,
+    networks,
     program,
     run,
 )
-from pillarbox import AuthRequest, HandshakeFailed, ProxyInfo, Session
+from pillarbox import Address, AuthRequest, HandshakeFailed, ProxyInfo, Reject, Session, TLSInfo
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # it has no XOAUTH2
 
@@ -61,7 +63,8 @@ def swaks(tmp_path: Path, authority: Authority) -> Swaks:
     return Swaks(tmp_path, authority)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "8-bit text with dots and long lines unchanged", "several recipients")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_a_message_arrives_as_it_was_sent(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, form=form, to=f"{RECIPIENT},bob@example.com", content=TRICKY).expect_success()
     delivery = server.delivery
@@ -70,8 +73,8 @@ def test_a_message_arrives_as_it_was_sent(server: Server, swaks: Swaks, form: st
     assert (delivery.transmission_type, delivery.user) == (expected_type(form), None)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("mechanism", mechanisms("swaks", *MECHANISMS))
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_authentication(server: Server, swaks: Swaks, form: str, mechanism: str) -> None:
     credential = ("--auth", mechanism, "--auth-user", USER, "--auth-password", PASSWORD)
     swaks.deliver(server, *credential, form=form).expect_success()
@@ -80,7 +83,8 @@ def test_authentication(server: Server, swaks: Swaks, form: str, mechanism: str)
     assert delivery.transmission_type == expected_type(form, authenticated=True)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+@pytest.mark.proves("swaks", "a wrong password")
+@pytest.mark.parametrize("mechanism", mechanisms("swaks", *MECHANISMS))
 def test_a_wrong_password_is_refused(server: Server, swaks: Swaks, mechanism: str) -> None:
     outcome = swaks.deliver(server, "--auth", mechanism, "--auth-user", USER, "--auth-password", "wrong")
     outcome.expect_failure("535 Invalid username or password")
@@ -88,6 +92,7 @@ def test_a_wrong_password_is_refused(server: Server, swaks: Swaks, mechanism: st
     assert server.deliveries == []
 
 
+@pytest.mark.proves("swaks", "a refused recipient")
 def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: Server, swaks: Swaks) -> None:
     outcome = swaks.deliver(server, to=f"{NOBODY},{RECIPIENT}")
     outcome.expect_success()
@@ -95,30 +100,45 @@ def test_a_refused_recipient_is_reported_and_the_others_get_the_message(server: 
     assert server.delivery.rcpt_to == (RECIPIENT,)
 
 
+@pytest.mark.proves("swaks", "a refused recipient")
 def test_refused_recipients_alone_are_an_error(server: Server, swaks: Swaks) -> None:
     outcome = swaks.deliver(server, to=NOBODY)
     outcome.expect_failure("550 No such user here")
     assert outcome.status == NO_RECIPIENT
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "PIPELINING")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_commands_in_groups(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, "--pipeline", form=form, to=f"{RECIPIENT},{NOBODY},bob@example.com").expect_success()
     assert server.delivery.rcpt_to == (RECIPIENT, "bob@example.com")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.proves("swaks", "PIPELINING")
+def test_a_group_whose_first_command_is_refused(serving: Serving, swaks: Swaks) -> None:
+    def on_mail_from(_: Address, session: Session) -> None:
+        raise Reject(550, "not from there")
+
+    with serving(on_mail_from=on_mail_from) as server:
+        swaks.deliver(server, "--pipeline", to=f"{RECIPIENT},bob@example.com").expect_failure("550 not from there")
+        assert server.verbs()[1:5] == ["MAIL", "RCPT", "RCPT", "DATA"]  # the rest was under way
+
+
+@pytest.mark.proves("swaks", "4 MB")
+@pytest.mark.parametrize("form", forms("swaks"))
 def test_a_big_message(server: Server, swaks: Swaks, form: str) -> None:
     swaks.deliver(server, form=form, content=BIG).expect_success()
     assert server.delivery.content.removesuffix(b"\r\n\r\n") == BIG.removesuffix(b"\r\n")
 
 
+@pytest.mark.proves("swaks", "HELO")
 def test_helo(server: Server, swaks: Swaks) -> None:
     swaks.deliver(server, "--protocol", "SMTP").expect_success()
     assert server.delivery.transmission_type == "SMTP"
 
 
-@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+@pytest.mark.proves("swaks", "a certificate that does not verify")
+@pytest.mark.parametrize("form", forms("swaks", STARTTLS, IMPLICIT))
 def test_a_certificate_that_does_not_verify_is_reported(
     server: Server, swaks: Swaks, authority: Authority, form: str
 ) -> None:
@@ -127,7 +147,8 @@ def test_a_certificate_that_does_not_verify_is_reported(
     server.expect_problem(HandshakeFailed)
 
 
-@pytest.mark.parametrize("unix", [False, True], ids=["tcp", "unix"])
+@pytest.mark.proves("swaks", "LMTP", "a reply for each recipient")
+@pytest.mark.parametrize("unix", networks("swaks"))
 def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix: bool) -> None:
     place = ("--socket", server.lmtp_path) if unix else ("--server", HOST, "--port", str(server.lmtp_port))
     outcome = swaks.run("--protocol", "LMTP", *place, to=f"{RECIPIENT},full@example.com,bob@example.com")
@@ -136,6 +157,7 @@ def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix
     assert server.delivery.transmission_type == "LMTP"
 
 
+@pytest.mark.proves("swaks", "a Unix socket")
 def test_smtp_over_a_unix_socket(server: Server, swaks: Swaks) -> None:
     swaks.run("--socket", server.path).expect_success()
     assert server.delivery.content.startswith(SIMPLE)
@@ -215,3 +237,53 @@ def test_xclient_login(authority: Authority, loop_factory: LoopFactory, swaks: S
         swaks.deliver(server, "--xclient-login", "eve").expect_failure("550")
         swaks.deliver(server, "--xclient-login", "ann@example.com").expect_success()
     assert server.delivery.user == "ann@example.com"
+
+
+@pytest.mark.proves("swaks", "XCLIENT")
+def test_to_speak_for_another_client(serving: Serving, swaks: Swaks) -> None:
+    names: list[str] = []
+
+    def on_mail_from(_: Address, session: Session) -> None:
+        names.append(f"{session.client_hostname} {session.remote_address} {session.user}")
+
+    words = ("--xclient-addr", "192.0.2.7", "--xclient-name", "mail.example.net", "--xclient-login", USER)
+    with serving(use_xclient=[HOST], on_auth=lambda *_: True, on_mail_from=on_mail_from) as server:
+        swaks.deliver(server, *words).expect_success()
+        assert server.delivery.user == USER
+        assert "XCLIENT ADDR=192.0.2.7 NAME=mail.example.net LOGIN=alice" in server.commands
+    assert names == ["mail.example.net 192.0.2.7 alice"]
+
+
+@pytest.mark.parametrize(
+    "version",
+    [pytest.param(n, id=f"v{n}", marks=pytest.mark.proves("swaks", f"PROXY v{n}")) for n in (1, 2)],
+)
+@pytest.mark.parametrize("form", forms("swaks"))
+def test_behind_a_proxy_header(serving: Serving, swaks: Swaks, form: str, version: int) -> None:
+    peers: list[tuple[str, int]] = []
+
+    def on_connect(session: Session) -> None:
+        peers.append((session.remote_address, session.remote_port))
+
+    ends = ("--proxy-source", "192.0.2.7", "--proxy-source-port", "4711", "--proxy-dest", HOST, "--proxy-dest-port")
+    family = ("--proxy-version", str(version), "--proxy-family", "TCP4" if version == 1 else "AF_INET")
+    stream = ("--proxy-protocol", "STREAM", "--proxy-command", "PROXY") if version == 2 else ()
+    with serving(use_proxy=[HOST], on_connect=on_connect) as server:
+        swaks.deliver(server, *ends, "25", *family, *stream, form=form).expect_success()
+        assert server.delivery.transmission_type == expected_type(form)
+    assert peers == [("192.0.2.7", 4711)]
+
+
+@pytest.mark.proves("swaks", "a client's certificate")
+@pytest.mark.parametrize("form", forms("swaks", STARTTLS, IMPLICIT))
+def test_a_clients_certificate(serving: Serving, swaks: Swaks, authority: Authority, form: str) -> None:
+    shown: list[bool] = []
+
+    def on_secure(tls: TLSInfo, session: Session) -> None:
+        shown.append(tls.authorized)
+
+    own = ("--tls-cert", str(authority.client), "--tls-key", str(authority.client))
+    with serving(request_cert=True, ca=authority.file.read_bytes(), on_secure=on_secure) as server:
+        swaks.deliver(server, *own, form=form).expect_success()
+        assert len(server.deliveries) == 1
+    assert shown == [True]

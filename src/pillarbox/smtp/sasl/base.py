@@ -23,9 +23,9 @@ class AuthRequest:
     """A complete credential, as ``on_auth`` gets it; what a mechanism does not have is "".
 
     method: the mechanism ("PLAIN", …, or "XCLIENT" for a login that a proxy vouches for). username: who the client
-    is (authcid, or authzid where that is empty). authcid and authzid: who has proven something, and as whom they want to
-    act (RFC 4422 2). verified: the mechanism has proven the authcid itself (SCRAM), and there is no password to check.
-    password: of PLAIN and LOGIN; access_token: of XOAUTH2 and OAUTHBEARER. trace: what ANONYMOUS says of itself.
+    is (authcid, or authzid where that is empty). authcid and authzid: who has proven something, and as whom they want
+    to act (RFC 4422 2). verified: the mechanism has proven the authcid itself (SCRAM), and there is no password to
+    check. password: of PLAIN and LOGIN; access_token: of XOAUTH2 and OAUTHBEARER. trace: what ANONYMOUS says of itself.
     properties: what else OAUTHBEARER says ("host", "port"). Its secrets stand in no
     ``repr``.
     """
