@@ -12,7 +12,17 @@ from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
-from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
+from pillarbox.session import (
+    Address,
+    Envelope,
+    MessageDSN,
+    ProxyInfo,
+    ProxyTLS,
+    Recipient,
+    RecipientDSN,
+    Session,
+    TLSInfo,
+)
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest
@@ -40,6 +50,8 @@ __all__ = [
     "Options",
     "Parameter",
     "Phase",
+    "ProxyInfo",
+    "ProxyTLS",
     "Recipient",
     "RecipientDSN",
     "Reject",

@@ -27,6 +27,58 @@ class TLSInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyTLS:
+    """What a proxy says of TLS between the client and itself (PROXY version 2); None where it does not say.
+
+    version: "TLSv1.3". cipher: OpenSSL's name of the suite. common_name and peer_certificate (DER): the client
+    certificate's; they prove nothing unless ``authorized``. signature_algorithm ("SHA256") and key_algorithm
+    ("RSA2048"): the proxy's certificate's. group and signature_scheme: as in the handshake. certificate_on_connection,
+    certificate_in_session: the client gave one on this connection, or on an earlier one of the same TLS session.
+    verify: OpenSSL's result for it, 0 for good. tlvs: what else came with it, as (type, value).
+    """
+
+    version: str | None = None
+    cipher: str | None = None
+    common_name: str | None = None
+    signature_algorithm: str | None = None
+    key_algorithm: str | None = None
+    group: str | None = None
+    signature_scheme: str | None = None
+    peer_certificate: bytes | None = field(default=None, repr=False)
+    certificate_on_connection: bool = False
+    certificate_in_session: bool = False
+    verify: int = 0
+    tlvs: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def authorized(self) -> bool:
+        """Whether the client gave a certificate and the proxy verified it."""
+        # 2.2.6: "The <verify> field will be zero if the client presented a certificate and it was successfully
+        # verified, and non-zero otherwise." HAProxy has zero there without any certificate too.
+        return self.verify == 0 and (self.certificate_on_connection or self.certificate_in_session)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyInfo:
+    """What a PROXY header said beside the addresses, which the session has.
+
+    version: 1 or 2. local: the connection is the proxy's own (LOCAL: a health check). authority: the host name that
+    the client asked for, with TLS its SNI. unique_id: the proxy's own name for the connection, up to 128 octets.
+    tls: None where the client came without. alpn: the protocol that TLS settled on. netns: the name of the network
+    namespace. tlvs: all others as (type, value), in order; 0xEA is Amazon's, 0xEE Azure's.
+    """
+
+    version: Literal[1, 2]
+    local: bool = False
+    authority: str | None = None
+    unique_id: bytes | None = None
+    tls: ProxyTLS | None = None
+    alpn: bytes | None = None
+    netns: str | None = None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class MessageDSN:
     """What MAIL asked of delivery reports (RFC 3461 4.3, 4.4): ``ret`` and ``envid``.
 
@@ -104,8 +156,9 @@ class Session:
     claims, except where a name says so (``host_name_appears_as``). Only ``state`` is the application's to write.
 
     client_hostname: PTR name or "[ip]"; a Unix peer has address "", port 0 and the name "localhost". secure: under
-    TLS, ours or (``secured``) a proxy's. user: what ``on_auth`` returned, None before; username: the name the client
-    authenticated with. transaction: 1, 2, and so on. error: the last reply of 400 or more as text, None before.
+    TLS, ours or a proxy's. proxy: what a PROXY header said, None without one. user: what ``on_auth`` returned, None
+    before; username: the name the client authenticated with. transaction: 1, 2, and so on. error: the last reply of
+    400 or more as text, None before.
     """
 
     __slots__ = (
@@ -123,6 +176,7 @@ class Session:
         "local_address",
         "local_port",
         "opening_command",
+        "proxy",
         "remote_address",
         "remote_port",
         "secure",
@@ -154,6 +208,7 @@ class Session:
         self.ignored = False  # one of `ignored_hosts`: nothing is logged of it
         self.servername: str | None = None
         self.tls: TLSInfo | None = None
+        self.proxy: ProxyInfo | None = None
         self.opening_command: str | None = None
         self.host_name_appears_as: str | None = None
         self.user: Any = None
@@ -187,6 +242,10 @@ class Session:
         if self._x_forward is None:
             self._x_forward = {}
         return self._x_forward
+
+    @x_forward.deleter
+    def x_forward(self) -> None:
+        self._x_forward = None
 
     @property
     def state(self) -> dict[Any, Any]:

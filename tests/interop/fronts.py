@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pytest
 
-    from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
+    from pillarbox import AuthRequest, MessageStream, ProxyInfo, Session, SMTPServer
 
 # Where clients come from: what the server says of it can only have come through the front.
 CLIENT = "127.0.0.9"
@@ -39,7 +39,7 @@ class Seen:
     hello: tuple[str | None, str | None]
     secure: bool
     x_client: dict[str, str]
-    proxy: Any  # what the PROXY header says beyond the addresses
+    proxy: ProxyInfo | None
 
 
 class Backend(Server):
@@ -87,7 +87,7 @@ class Backend(Server):
                 hello=(session.opening_command, session.host_name_appears_as),
                 secure=session.secure,
                 x_client=dict(session.x_client),
-                proxy=getattr(session, "proxy", None),
+                proxy=session.proxy,
             )
         )
         return answer
@@ -116,11 +116,13 @@ def connected(port: int, *, host: str = HOST, source: str = CLIENT) -> Iterator[
 
 
 @contextmanager
-def connected_by_tls(port: int, trusted: Path, *, name: str = "localhost") -> Iterator[smtplib.SMTP_SSL]:
-    """Connect a client by implicit TLS; it asks for this name, and checks the certificate."""
+def connected_by_tls(port: int, trusted: Path, *, certificate: Path | None = None) -> Iterator[smtplib.SMTP_SSL]:
+    """Connect a client by implicit TLS; it checks the server's certificate, and may have one of its own."""
     context = trusting(trusted)
+    if certificate is not None:
+        context.load_cert_chain(certificate)
     with smtplib.SMTP_SSL(
-        name, port, local_hostname=HELLO, timeout=30, source_address=(CLIENT, 0), context=context
+        "localhost", port, local_hostname=HELLO, timeout=30, source_address=(CLIENT, 0), context=context
     ) as client:
         yield client
 

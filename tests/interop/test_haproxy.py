@@ -5,16 +5,18 @@ from __future__ import annotations
 import csv
 import re
 import socket
+import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
-import pillarbox
 from interop.conftest import Authority, LoopFactory
 from interop.fronts import (
     CLIENT,
@@ -27,6 +29,7 @@ from interop.fronts import (
     trusting,
 )
 from interop.peers import BIG, HOST, PASSWORD, RECIPIENT, SENDER, SIMPLE, TRICKY, USER, Background, program, run
+from pillarbox import ProxyInfo
 from pillarbox.smtp import proxy
 
 if TYPE_CHECKING:
@@ -271,24 +274,71 @@ def test_mail_behind_a_header_with_tlvs(behind: Behind, authority: Authority, tm
         assert backend.client.remote == address_of(client)
 
 
-@pytest.mark.skipif(not hasattr(pillarbox, "ProxyInfo"), reason="pillarbox does not read TLVs")
 @pytest.mark.proves(HAPROXY, "the facts of TLS, server name and unique id in send-proxy-v2")
 def test_the_facts_that_the_header_has(behind: Behind, authority: Authority, tmp_path: Path) -> None:
-    backend = behind(**BEHIND)
+    backend = behind(**BEHIND, allow_insecure_auth=False)
     bind = f"ssl crt {pem(authority, tmp_path)}"
     with (
         haproxy(f"{HOST}:{backend.port} {EVERYTHING}", UNIQUE, bind=bind) as front,
         connected_by_tls(front.port, authority.file) as client,
     ):
+        client.ehlo()
+        assert (client.has_extn("starttls"), client.has_extn("auth")) == (False, True)
+        assert isinstance(client.sock, ssl.SSLSocket)
+        version, cipher = client.sock.version(), client.sock.cipher()
         deliver(client)
         source = address_of(client)
-    seen = backend.client
-    assert (seen.proxy.version, seen.proxy.local, seen.proxy.authority) == (2, False, "localhost")
-    assert seen.proxy.unique_id == f"mail-{source[0]}-{source[1]}".encode()
-    assert seen.proxy.tls.version == "TLSv1.3"
-    assert seen.proxy.tls.cipher == "TLS_AES_256_GCM_SHA384"
-    assert seen.secure
+    info = backend.client.proxy
+    assert info is not None
+    assert (info.version, info.local, info.authority, info.tlvs) == (2, False, "localhost", ())
+    assert info.unique_id == f"mail-{source[0]}-{source[1]}".encode()
+    assert info.tls is not None
+    assert cipher is not None
+    assert (info.tls.version, info.tls.cipher) == (version, cipher[0])
+    assert (info.tls.certificate_on_connection, info.tls.authorized) == (False, False)
+    assert info.tls.key_algorithm
+    assert info.tls.signature_algorithm
     assert backend.delivery.transmission_type == "ESMTPS"
+
+
+@pytest.mark.proves(HAPROXY, "client certificates in send-proxy-v2")
+def test_a_client_certificate_at_haproxy(behind: Behind, authority: Authority, tmp_path: Path) -> None:
+    backend = behind(**BEHIND)
+    ours = trustme.CA()
+    ours.cert_pem.write_to_path(tmp_path / "clients.pem")
+    issued = ours.issue_cert("client.example", common_name="Änn Example")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    bind = f"ssl crt {pem(authority, tmp_path)} ca-file {tmp_path}/clients.pem verify optional"
+    with (
+        haproxy(f"{HOST}:{backend.port} {EVERYTHING}", UNIQUE, bind=bind) as front,
+        connected_by_tls(front.port, authority.file, certificate=tmp_path / "client.pem") as client,
+    ):
+        deliver(client)
+    info = backend.client.proxy
+    assert info is not None
+    assert info.tls is not None
+    assert (info.tls.common_name, info.tls.certificate_on_connection) == ("Änn Example", True)
+    assert (info.tls.verify, info.tls.authorized) == (0, True)
+
+
+@pytest.mark.proves(HAPROXY, "send-proxy-v2 of a client without TLS")
+def test_the_client_came_without_tls(behind: Behind) -> None:
+    backend = behind(**BEHIND, allow_insecure_auth=False)
+    with haproxy(f"{HOST}:{backend.port} {EVERYTHING}", UNIQUE) as front, connected(front.port) as client:
+        client.ehlo()
+        assert (client.has_extn("starttls"), client.has_extn("auth")) == (True, False)
+        deliver(client)
+    assert backend.client.proxy is not None
+    assert backend.client.proxy.tls is None
+    assert backend.delivery.transmission_type == "ESMTP"
+
+
+@pytest.mark.proves(HAPROXY, "LOCAL of its health checks")
+def test_health_checks_are_its_own(behind: Behind) -> None:
+    seen: SimpleQueue[tuple[str, ProxyInfo | None]] = SimpleQueue()
+    backend = behind(**BEHIND, on_connect=lambda session: seen.put((session.remote_address, session.proxy)))
+    with haproxy(f"{HOST}:{backend.port} send-proxy-v2 check inter 50", CHECK):
+        assert seen.get(timeout=30) == (HOST, ProxyInfo(2, local=True))
 
 
 # --- TLS

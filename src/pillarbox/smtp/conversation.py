@@ -293,6 +293,10 @@ class Conversation:
             session.envelope = Envelope()
             session.transaction += 1
             self.places = None
+        if self.service.xforward_peers is not None:
+            # XFORWARD_README: "At the end of the next MAIL FROM transaction (i.e. RSET or DOT), all XFORWARD attributes
+            # are reset to the real client information".
+            del self.session.x_forward
         self.phase &= ~TRANSACTION
 
     def start_over(self) -> None:
