@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
+from interop.fronts import Backend
 from interop.peers import HOST, USER, Server, all_mechanisms
 from interop.versions import system, version_of
 
@@ -136,3 +137,24 @@ def sasl_server(
     with Server(loop_factory, **authority.options, **all_mechanisms(), **asking) as running:
         yield running
     assert running.unexpected_problems() == []
+
+
+@pytest.fixture
+def behind(
+    authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture
+) -> Iterator[Callable[..., Backend]]:
+    """Start servers for fronts to stand before, with options of their own; what is asked of ``server`` holds for them.
+
+    Their transcripts are in the log.
+    """
+    caplog.set_level(logging.DEBUG, "pillarbox")
+    started: list[Backend] = []
+    with ExitStack() as stack:
+
+        def start(**options: Any) -> Backend:
+            started.append(stack.enter_context(Backend(loop_factory, **authority.options | options)))
+            return started[-1]
+
+        yield start
+    errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
+    assert ([backend.unexpected_problems() for backend in started], errors) == ([[]] * len(started), [])

@@ -8,9 +8,11 @@ import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -140,7 +142,7 @@ def run(arguments: Sequence[str | Path], octets: bytes = b"", *, timeout: float 
 class Background:
     """A program that serves until the test is done with it; ``line`` waits for what it says."""
 
-    def __init__(self, *arguments: str | Path, folder: Path) -> None:
+    def __init__(self, *arguments: str | Path, folder: Path, descriptors: Sequence[int] = ()) -> None:
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._said: list[str] = []
         self._process = subprocess.Popen(
@@ -150,6 +152,8 @@ class Background:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=folder,
+            pass_fds=descriptors,
+            process_group=0,
         )
         self._reader = threading.Thread(target=self._read, name="reader")
 
@@ -158,7 +162,8 @@ class Background:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)  # it may have children, that would live on
         self._process.wait(30)
         self._reader.join()
 
@@ -309,12 +314,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         async with SMTPServer(self._options) as server:
-            await server.listen(0, HOST)
-            await server.listen(0, HOST, secure=True)
-            await server.listen(0, HOST, lmtp=True)
-            self.port, self.tls_port, self.lmtp_port = (int(address[1]) for address in server.addresses)
-            await server.listen(path=self.path)
-            await server.listen(path=self.lmtp_path, lmtp=True)
+            await self._listen(server)
             self._ready.set()
             await self._stop.wait()
 
@@ -324,6 +324,14 @@ class Server:
         logger.parent = logging.getLogger("pillarbox")
         logger.addHandler(self._transcript)
         return logger
+
+    async def _listen(self, server: SMTPServer) -> None:
+        await server.listen(0, HOST)
+        await server.listen(0, HOST, secure=True)
+        await server.listen(0, HOST, lmtp=True)
+        self.port, self.tls_port, self.lmtp_port = (int(address[1]) for address in server.addresses)
+        await server.listen(path=self.path)
+        await server.listen(path=self.lmtp_path, lmtp=True)
 
     # --- Handlers
 

@@ -107,6 +107,27 @@ async def test_an_ignored_host_that_only_knocks_at_implicit_tls_is_not_logged() 
     assert [r.getMessage() for r in records if getattr(r, "address", "")] == []
 
 
+@pytest.mark.parametrize("sent", [b"", V1[:20]])
+async def test_an_ignored_host_that_leaves_before_its_proxy_header_is_not_logged(sent: bytes) -> None:
+    with recorded(logging.DEBUG) as records:
+        async with serving(ignored_hosts=["127.0.0.1"], use_proxy=True) as served:
+            client = await served.connect()
+            await client.send(sent)
+            await client.close()
+    assert [r.getMessage() for r in records if getattr(r, "address", "")] == []
+
+
+@pytest.mark.parametrize("sent", [b"", b"EHLO client.example\r\n"])
+async def test_a_proxy_that_sends_no_header_is_logged_also_where_its_own_checks_are_ignored(sent: bytes) -> None:
+    with recorded(logging.INFO) as records:
+        async with serving(ignored_hosts=["127.0.0.1"], use_proxy=True, proxy_timeout=0.2) as served:
+            client = await served.connect()
+            await client.send(sent)
+            assert await client.line() == b"* BAD Invalid PROXY header\r\n"
+            await client.eof()
+    assert [r.getMessage()[:21] for r in records if getattr(r, "address", "")] == ["no valid PROXY header"]
+
+
 async def test_ignored_hosts_are_meant_behind_the_proxy_header() -> None:
     sessions = Sessions()
     async with serving(ignored_hosts=["192.0.2.7"], use_proxy=True, on_connect=sessions) as served:

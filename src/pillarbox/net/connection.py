@@ -133,7 +133,7 @@ class Connection(TransportWire):
 
     def _is_admitted(self) -> bool:
         listener, session = self.listener, self.session
-        if listener.ignored is not None and session.remote_address in listener.ignored:
+        if self._is_of_ignored_host():
             session.ignored = True
             self.service = listener.quiet_service
         elif not listener.admits(self):
@@ -143,6 +143,10 @@ class Connection(TransportWire):
             service.log.event(INFO, "refused", session, "too many connected clients")
             return False
         return True
+
+    def _is_of_ignored_host(self) -> bool:
+        ignored = self.listener.ignored
+        return ignored is not None and self.session.remote_address in ignored
 
     async def _begin_with_tls(self) -> None:
         session = self.session
@@ -161,6 +165,10 @@ class Connection(TransportWire):
                 left = max(0.0, deadline - self._loop.time())
                 await self._more(left + self.listener.connections.interval, None)
         except (proxy.BadHeader, ConnectionEnded) as problem:
+            # A health check that only connects tells no other address than its own. Who stays, and waits for the
+            # greeting, is a client, and its proxy is not set up.
+            knocked = isinstance(problem, ConnectionEnded) and (self._eof or self._gone)
+            self.session.ignored = knocked and self._is_of_ignored_host()
             self.out += proxy.BAD_HEADER
             self.service.log.event(INFO, "proxy", self.session, "no valid PROXY header: %s", str(problem))
             await self.linger()
