@@ -339,11 +339,11 @@ class Server:
         session.state["method"] = auth.method
         if auth.method == "ANONYMOUS":
             return "anonymous"
+        if auth.method == "EXTERNAL":  # the certificate has shown who it is
+            return USER if USER in (auth.authzid, auth.authcid) else None
         return USER if auth.username == USER and self._knows(auth) else None
 
     def _knows(self, auth: AuthRequest) -> bool:
-        if auth.method == "EXTERNAL":  # the certificate has shown it
-            return True
         if auth.method in ("XOAUTH2", "OAUTHBEARER"):
             return auth.access_token == TOKEN
         return auth.validate_password(PASSWORD)

@@ -142,6 +142,9 @@ async def submitter(value: str, *, user: object = "ann", **options: Any) -> str 
         (" AUTH=<>", ""),
         (" AUTH=+3C+3E", ""),
         (" AUTH=<a@example.com>", "a@example.com"),  # as curl writes it
+        (" AUTH=ann", ""),  # as Dovecot writes it
+        (" AUTH=a..b@example.com", ""),
+        (" AUTH=a@-", ""),
         ("", None),
         (' AUTH="a+20b"@example.com', '"a b"@example.com'),
         (" AUTH=a@[192.0.2.1]", "a@[192.0.2.1]"),
@@ -165,9 +168,6 @@ async def test_auth_stays_as_it_was_sent_in_args() -> None:
         ("e=mc2@example.com", "AUTH is not valid xtext"),
         ("a+2b@example.com", "AUTH is not valid xtext"),
         ("a+0D+0A@example.com", "AUTH is not valid xtext"),
-        ("ann", "AUTH must be <> or a mailbox"),
-        ("a..b@example.com", "AUTH must be <> or a mailbox"),
-        ("a@-", "AUTH must be <> or a mailbox"),
     ],
 )
 async def test_auth_that_is_none(value: str, problem: str) -> None:

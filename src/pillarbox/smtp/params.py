@@ -108,8 +108,8 @@ def auth(asked: Asked, value: str) -> None:
         mailbox = mailbox[1:-1]
     try:
         submitter = "" if mailbox == "<>" else parse_mailbox(mailbox, lenient=asked.options.lenient_address_parsing)
-    except GrammarError as problem:
-        raise Refused(wrong_parameter("AUTH must be <> or a mailbox")) from problem
+    except GrammarError:  # as Dovecot sends a user name: nobody, as far as the RFC goes, and no reason to lose mail
+        submitter = ""
     # RFC 4954 5: "If the server does not sufficiently trust the authenticated identity of the client, or if the client
     # is not authenticated, then the server MUST behave as if the AUTH=<> parameter was supplied." Whether a client that
     # has logged in is to be believed only the application knows.
