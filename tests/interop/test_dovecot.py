@@ -267,6 +267,16 @@ def test_the_client_sends_chunks(behind: Behind) -> None:
     assert backend.delivery.content.endswith(TRICKY)
 
 
+@pytest.mark.lived_with(SUBMISSION, "It says AUTH=user on MAIL, where RFC 4954 wants a mailbox or <>.")
+def test_a_submitter_that_is_no_mailbox(behind: Behind, caplog: pytest.LogCaptureFixture) -> None:
+    backend = behind(use_xclient=[HOST])
+    with dovecot(*relay(backend.port, trusted="yes")) as front, connected(front.submission) as client:
+        client.login(USER, PASSWORD)
+        deliver(client)
+    assert any(command.endswith(f" AUTH={USER}") for command in commands(caplog))
+    assert len(backend.deliveries) == 1
+
+
 @pytest.mark.proves(SUBMISSION, "several messages in a session")
 def test_several_messages(behind: Behind) -> None:
     backend = behind(use_xclient=[HOST])

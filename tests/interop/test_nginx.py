@@ -335,7 +335,7 @@ def test_tls_ends_at_nginx(behind: Behind, authority: Authority, tmp_path: Path)
 # --- What it breaks
 
 
-@pytest.mark.proves(NGINX, "a LOGIN that is not xtext is refused")
+@pytest.mark.lived_with(NGINX, "Version 1.22 sends LOGIN as it is, not as xtext: a name with a plus sign gets 501.")
 def test_a_login_that_is_not_encoded(behind: Behind, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """XCLIENT_README wants xtext; nginx 1.22 sends a name as it is, where ``+41`` would mean "A".
 
@@ -351,7 +351,7 @@ def test_a_login_that_is_not_encoded(behind: Behind, tmp_path: Path, caplog: pyt
     assert code == (501 if as_it_is else 235)
 
 
-@pytest.mark.proves(NGINX, "a MAIL that no HELO came before is refused")
+@pytest.mark.lived_with(NGINX, "It lets its clients send MAIL without HELO, and passes on that the server wants one.")
 def test_nobody_said_hello(behind: Behind, tmp_path: Path) -> None:
     """RFC 5321 4.1.4 wants a HELO or EHLO first; nginx lets clients do without."""
     backend = behind(use_xclient=[HOST])
