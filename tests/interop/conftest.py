@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from interop import postfix
 from interop.peers import HOST, Server
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
@@ -63,3 +64,10 @@ def server(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCa
         yield running
     errors = [record.getMessage() for record in caplog.get_records("call") if record.levelno >= logging.ERROR]
     assert (running.unexpected_problems(), errors) == ([], [])
+
+
+@pytest.fixture
+def relay(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture) -> Iterator[postfix.Start]:
+    """What starts a server and a Postfix that relays to it."""
+    with postfix.relays(authority, loop_factory, caplog) as start:
+        yield start
