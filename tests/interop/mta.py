@@ -11,7 +11,6 @@ import logging
 import os
 import queue
 import re
-import shutil
 import signal
 import smtplib
 import socket
@@ -36,19 +35,12 @@ if TYPE_CHECKING:
 
     from pillarbox.session import MessageDSN, RecipientDSN, TLSInfo
 
-# Debian's MTAs exclude each other: one is installed, the others are unpacked here (.ci/run).
-BESIDE = Path(__file__).parents[2] / ".ci" / "beside"
+SMTP, LMTP, LMTP_UNIX = "SMTP", "LMTP", "LMTP by a Unix socket"
+TRANSPORTS = (SMTP, LMTP, LMTP_UNIX)
 
 # How our server answers for some recipients: LATER and NOBODY at RCPT, in LMTP FULL and QUOTA after the data.
 LATER, FULL, QUOTA = "later@example.com", "full@example.com", "quota@example.com"
 PATIENCE = 30.0  # seconds for anything that an MTA has to do
-
-
-def beside(name: str, package: str) -> Path:
-    """Return the path of an MTA's program: as it is installed, or unpacked."""
-    installed = shutil.which(name, path="/usr/sbin:/usr/libexec/opensmtpd:/usr/bin")
-    places = [Path(installed)] if installed else sorted(BESIDE.glob(f"{package}/usr/*/**/{name}"))
-    return places[0] if places else missing(f"{name} is neither installed nor unpacked (Debian package {package})")
 
 
 def require_root(why: str) -> None:

@@ -15,7 +15,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interop.mta import PATIENCE, Log, Mail, Relayed, UnixSMTP, relayed, require_root, started, transcript, verbs
+from interop.mta import (
+    LMTP_UNIX,
+    PATIENCE,
+    SMTP,
+    Log,
+    Mail,
+    Relayed,
+    UnixSMTP,
+    relayed,
+    require_root,
+    started,
+    transcript,
+    verbs,
+)
 from interop.peers import HOST, RECIPIENT, SENDER, SIMPLE, missing, program
 
 if TYPE_CHECKING:
@@ -152,8 +165,6 @@ class Postfix:
         return {to["address"]: to.get("delay_reason", "") for entry in entries for to in entry["recipients"]}
 
 
-SMTP, LMTP, LMTP_UNIX = "SMTP", "LMTP", "LMTP by a Unix socket"
-TRANSPORTS = (SMTP, LMTP, LMTP_UNIX)
 MESSAGES = 4
 
 

@@ -10,9 +10,9 @@ import quopri
 
 import pytest
 
-from interop.mta import FULL, LATER, QUOTA
+from interop.mta import FULL, LATER, LMTP, LMTP_UNIX, QUOTA, SMTP, TRANSPORTS
 from interop.peers import BIG, HOST, NOBODY, RECIPIENT, SENDER, SIMPLE, TRICKY
-from interop.postfix import LMTP, LMTP_UNIX, MESSAGES, SMTP, TRANSPORTS, Start
+from interop.postfix import MESSAGES, Start
 from pillarbox import MessageStream, Reject, Session
 
 BOB = "bob@example.com"

@@ -8,8 +8,9 @@ import pytest
 import trustme
 
 from interop.conftest import Authority
+from interop.mta import LMTP, SMTP
 from interop.peers import BIG, PASSWORD, RECIPIENT, USER
-from interop.postfix import LMTP, MESSAGES, SMTP, Start
+from interop.postfix import MESSAGES, Start
 
 
 def trusting(authority: Authority) -> dict[str, str]:
