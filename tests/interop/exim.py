@@ -101,19 +101,23 @@ class Exim:
             "authenticators": authenticators,
             "rcpt": rcpt,
         }
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pb")))
+        with ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, stack: ExitStack) -> None:
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pb")))
         self._folder.chmod(0o755)
-        self._jail = self._stack.enter_context(Jail(self._folder, users=["Debian-exim"]))
+        self._jail = stack.enter_context(Jail(self._folder, users=["Debian-exim"]))
         remote = "".join(f"  {name} = {self._readable(value)}\n" for name, value in self._options.items())
         configuration = _CONFIGURATION.format(folder=self._folder, remote=remote, **self._facts)
         (self._folder / "conf").write_text(configuration)
         for name in ("spool", "log"):
             (self._folder / name).mkdir()
             self._jail.run("chown", "Debian-exim:Debian-exim", self._folder / name)
-        return self
 
     def _readable(self, value: Any) -> Any:
         """Copy a file to where Exim's own user may read it."""

@@ -79,17 +79,21 @@ class Postfix:
         if not _DAEMONS.is_dir():
             missing(f"Postfix's daemons are not in {_DAEMONS} (Debian package postfix)")
         self._settings = settings
-        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self._start(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _start(self, stack: ExitStack) -> None:
         # Not pytest's folder: Postfix's own user must get in, and a Unix socket's path must be short.
-        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="pb")))
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pb")))
         self._folder.chmod(0o755)
         self._make_folders()
         self._configure()
-        self.log = self._stack.enter_context(started(_DAEMONS / "master", "-c", self._folder, "-s"))
+        self.log = stack.enter_context(started(_DAEMONS / "master", "-c", self._folder, "-s"))
         self.log.find("daemon started")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
