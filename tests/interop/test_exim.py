@@ -73,7 +73,7 @@ def trusting(authority: Authority) -> dict[str, Any]:
 # --- Messages
 
 
-@pytest.mark.proves("Exim", "a message arrives octet for octet", "CHUNKING", "PIPELINING")
+@pytest.mark.proves("Exim", "a message arrives octet for octet")
 @pytest.mark.proves("Exim (lmtp transport)", "a message arrives octet for octet")
 @pytest.mark.parametrize("content", [TRICKY, BIG], ids=["tricky", "big"])
 @pytest.mark.parametrize("transport", TRANSPORTS)
