@@ -4,7 +4,9 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
-.PHONY: run test check format docs bench clean
+TARGET ?= dialogue
+
+.PHONY: run test check format docs bench fuzz clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -23,10 +25,14 @@ format: $(VENV)/ready
 
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
+	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
+
+fuzz: $(VENV)/fuzz-ready
+	$(BIN)/python fuzz/fuzz.py $(TARGET) $(ARGS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,6 +51,10 @@ $(VENV)/ready: $(VENV)/installed
 
 $(VENV)/bench-ready: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --group bench
+	@touch $@
+
+$(VENV)/fuzz-ready: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --group fuzz
 	@touch $@
 
 bench/servers/smtp-server/node_modules: bench/servers/smtp-server/package.json

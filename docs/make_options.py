@@ -131,7 +131,7 @@ def _kind(hint: Any) -> str:
 
 
 def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension})
+    return typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension, "Mechanism": str})
 
 
 if __name__ == "__main__":

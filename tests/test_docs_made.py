@@ -39,6 +39,11 @@ def test_units_and_defaults_are_shown() -> None:
     assert "| `name` | str | the host's name |" in page
 
 
+def test_the_page_of_replies_is_that_of_the_table() -> None:
+    page = (DOCS / "replies.md").read_text(encoding="utf-8")
+    assert page == maker("make_replies").page(), 'docs/replies.md is not what smtp/reply.py says: run "make docs"'
+
+
 def test_the_page_of_speed_is_that_of_the_last_run() -> None:
     page = (DOCS / "speed.md").read_text(encoding="utf-8")
     assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'

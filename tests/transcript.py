@@ -10,12 +10,13 @@ from __future__ import annotations
 import ast
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any
 
 from pillarbox import Options, Session, TLSInfo
 from pillarbox.handlers import HOOKS
 from pillarbox.logs import EventLog
+from pillarbox.net.apart import Apart
 from pillarbox.server import SMTPServer
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
@@ -83,8 +84,9 @@ class ListWire:
         line, newline, self._buffer = self._buffer.partition(b"\n")
         return line[:-1] if line.endswith(b"\r") and len(line) < limit else line + newline
 
-    def block(self) -> bytes:
-        block, self._buffer = self._buffer, b""
+    def block(self, most: int | None = None) -> bytes:
+        end = len(self._buffer) if most is None else most
+        block, self._buffer = self._buffer[:end], self._buffer[end:]
         return block
 
     async def more(self) -> None:
@@ -110,6 +112,9 @@ class ListWire:
 
     def ends_with(self, error: BaseException) -> bool:
         return not isinstance(error, Exception)
+
+    def apart(self, coroutine: Coroutine[Any, Any, None]) -> Apart:
+        return Apart(coroutine)
 
     @contextlib.asynccontextmanager
     async def time_limit(self, seconds: float) -> AsyncIterator[None]:

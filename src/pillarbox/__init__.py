@@ -12,16 +12,29 @@ from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
-from pillarbox.session import Address, Envelope, MessageDSN, Recipient, RecipientDSN, Session, TLSInfo
+from pillarbox.session import (
+    RRVS,
+    Address,
+    DeliverBy,
+    Envelope,
+    MessageDSN,
+    ProxyInfo,
+    ProxyTLS,
+    Recipient,
+    RecipientDSN,
+    Session,
+    TLSInfo,
+)
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
-from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.trace import received_header, return_path_header
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "RRVS",
     "Address",
     "Asked",
     "AuthRequest",
@@ -30,21 +43,28 @@ __all__ = [
     "ConnectionLost",
     "Conversation",
     "DNSResolver",
+    "DeliverBy",
     "Envelope",
+    "Exchange",
     "Extension",
     "HandshakeFailed",
     "HostNames",
+    "InvalidCredential",
+    "Mechanism",
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
     "Options",
     "Parameter",
     "Phase",
+    "ProxyInfo",
+    "ProxyTLS",
     "Recipient",
     "RecipientDSN",
     "Reject",
     "Reply",
     "SMTPServer",
+    "ScramKeys",
     "Session",
     "TLSInfo",
     "log_fields",

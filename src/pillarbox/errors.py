@@ -21,7 +21,7 @@ class Reject(Exception):
         default. 421 also closes the connection (RFC 5321 3.8).
     text: reply text; None takes the default. Control characters are replaced before it is sent.
     enhanced: status code of RFC 3463 ("5.1.1"), sent where enhanced codes are not hidden.
-    data: what a failed XOAUTH2 exchange tells the client, as JSON.
+    data: what a failed XOAUTH2 or OAUTHBEARER exchange tells the client, as JSON.
 
     Raises ValueError for a code outside 400-599 or a malformed enhanced code, TypeError for a text that is no string.
     """

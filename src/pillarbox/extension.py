@@ -9,6 +9,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
+from inspect import iscoroutinefunction
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import ConfigurationError
@@ -59,9 +60,9 @@ class Command:
     concerns: int = field(init=False, repr=False)  # the phases that decide
 
     def __post_init__(self) -> None:
-        _check(_WORD, self.verb, "verb")
-        if self.verb != self.verb.upper():
-            raise ConfigurationError(f"verb {self.verb!r} must be in upper case")
+        _check_name(self.verb, "verb")
+        if not callable(self.run):
+            raise ConfigurationError(f"verb {self.verb}: run must be a function run(conversation, argument)")
         bits = 0 if self.verb == "QUIT" else int(Phase.DOOMED)
         for bit, _ in self.clashes:
             bits |= bit
@@ -96,6 +97,13 @@ class Parameter:
     apply: Callable[[Asked, str], Any]
     takes_value: bool = True
 
+    def __post_init__(self) -> None:
+        if not callable(self.apply) or _is_async(self.apply):
+            raise ConfigurationError(
+                "Parameter: apply must be a plain function apply(asked, value), not `async def`:"
+                " what has to wait belongs into on_mail_from or on_rcpt_to, where the value stands in address.args"
+            )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Extension:
@@ -105,7 +113,7 @@ class Extension:
         None: nothing. Where all its commands are disabled it is not announced.
     commands: its verbs. mail, rcpt: its parameters, by keyword in upper case.
 
-    Raises ConfigurationError for a malformed keyword or verb.
+    Raises ConfigurationError for what is malformed or of the wrong kind.
     """
 
     keyword: str | Callable[[Session], str | None] | None = None
@@ -114,12 +122,37 @@ class Extension:
     rcpt: Mapping[str, Parameter] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.keyword is not None and not callable(self.keyword):
+        if callable(self.keyword):
+            if _is_async(self.keyword):
+                raise ConfigurationError("Extension: keyword must be a string or a plain function, not `async def`")
+        elif self.keyword is not None:
             check_keyword(self.keyword)
-        for name in (*self.mail, *self.rcpt):
-            _check(_WORD, name, "parameter")
-            if name != name.upper():
-                raise ConfigurationError(f"parameter {name!r} must be in upper case")
+        if not (isinstance(self.commands, Sequence) and all(isinstance(each, Command) for each in self.commands)):
+            raise ConfigurationError("Extension: commands must be a list of pillarbox.Command")
+        for field_name, parameters in (("mail", self.mail), ("rcpt", self.rcpt)):
+            _check_parameters(field_name, parameters)
+
+
+def _check_parameters(field_name: str, parameters: Mapping[str, Parameter]) -> None:
+    if not isinstance(parameters, Mapping):
+        raise ConfigurationError(f"Extension: {field_name} must map keywords to pillarbox.Parameter")
+    for name, parameter in parameters.items():
+        _check_name(name, "parameter")
+        if not isinstance(parameter, Parameter):
+            kind = type(parameter).__name__
+            raise ConfigurationError(f"parameter {name}: must be a pillarbox.Parameter, not {kind}")
+
+
+def _check_name(name: str, what: str) -> None:
+    if not isinstance(name, str):
+        raise ConfigurationError(f"the name of a {what} must be a string, not {type(name).__name__}")
+    _check(_WORD, name, what)
+    if name != name.upper():
+        raise ConfigurationError(f"{what} {name!r} must be in upper case: {name.upper()!r}")
+
+
+def _is_async(function: Any) -> bool:
+    return iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
 
 
 def check_keyword(line: str) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import ConnectionLost, HandshakeFailed, Reject
 from pillarbox.options import HANDLERS, declarations
+from pillarbox.smtp.reply import AUTH_NOT_IMPLEMENTED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -64,12 +65,24 @@ class Handlers:
         return _NOTHING
 
     def on_auth(self, auth: AuthRequest, session: Session) -> Any:
-        """Return the user to accept a credential (RFC 4954). Default: all fail.
+        """Return the user to accept a credential (RFC 4954). Default: all fail but those that SCRAM has verified.
 
         Any true value becomes ``session.user``, and True keeps the user name that was sent. None, False or ``Reject``
         is 535, any other exception or a dict 454.
         """
-        raise Reject(535, "Authentication not implemented", enhanced="5.7.8")
+        if auth.verified:
+            return auth.authzid in ("", auth.username)  # to act as another needs an application that knows who may
+        answer = AUTH_NOT_IMPLEMENTED
+        raise Reject(answer.code, answer.text, enhanced=answer.enhanced)
+
+    def on_scram(self, username: str, session: Session) -> Any:
+        """Return the keys stored for a user, who then proves to know the password (RFC 5802).
+
+        ``ScramKeys`` or their text, or a list of these for several hashes; None, or ``Reject`` without a code, for a
+        user who has none, which the client cannot tell from a wrong password. What then comes is ``on_auth``, with
+        ``auth.verified``. Any other exception: 454.
+        """
+        return _NOTHING
 
     def on_mail_from(self, address: Address, session: Session) -> Any:
         """Accept a sender (RFC 5321 4.1.1.2); ``address.address`` is "" for the null sender.
@@ -147,6 +160,7 @@ _IDLE = (
     Handlers.on_connect,
     Handlers.on_secure,
     Handlers.on_ehlo,
+    Handlers.on_scram,
     Handlers.on_mail_from,
     Handlers.on_rcpt_to,
     Handlers.on_reset,

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from pillarbox.extension import Extension
 from pillarbox.options import PEM, Hook, Resolver, TLSVersion
+from pillarbox.smtp.sasl import Mechanism
 
 
 class OptionKeywords(TypedDict, total=False):
@@ -41,7 +42,7 @@ class OptionKeywords(TypedDict, total=False):
     handshake_timeout: float | None
     hide_starttls: bool
     allow_insecure_auth: bool
-    auth_methods: Sequence[str]
+    auth_methods: Sequence[str | Mechanism]
     auth_optional: bool
     auth_required_message: str
     max_allowed_unauthenticated_commands: int | Literal[False]
@@ -54,12 +55,19 @@ class OptionKeywords(TypedDict, total=False):
     hide_requiretls: bool
     hide_chunking: bool
     binarymime: bool
+    deliver_by: bool | int
+    future_release: int | None
+    mt_priority: bool | str
+    rrvs: bool
+    hide_limits: bool
     extensions: Sequence[Extension]
     max_command_length: int
     lenient_address_parsing: bool
     lenient_parameters: bool
     bare_newline: Literal["normalize", "reject", "accept"]
     forbid_unauth_pipelining: bool
+    max_recipients: int | None
+    max_messages: int | None
     enforce_size: bool
     greet_delay: float
     socket_timeout: float | None
@@ -77,6 +85,7 @@ class OptionKeywords(TypedDict, total=False):
     on_secure: Hook | None
     on_ehlo: Hook | None
     on_auth: Hook | None
+    on_scram: Hook | None
     on_mail_from: Hook | None
     on_rcpt_to: Hook | None
     on_data: Hook | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import ssl
 import types as pytypes
 import typing
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
     from pillarbox.options import Declaration, Options
 
-AUTH_METHODS = ("PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2")
+AUTH_METHODS = (
+    "PLAIN", "LOGIN", "CRAM-MD5", "XOAUTH2", "OAUTHBEARER", "SCRAM-SHA-1", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256",
+    "SCRAM-SHA-256-PLUS", "EXTERNAL", "ANONYMOUS",
+)  # fmt: skip
+# RFC 4422 3.1: "sasl-mech = 1*20mech-char", of upper-case letters, digits, hyphen and underscore
+_MECHANISM = r"[A-Z0-9_-]{1,20}"
 # Every verb of the SMTP RFCs, so that a list made for another server moves over and a misspelt one is still found.
 VERBS = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
@@ -77,7 +83,8 @@ def hints() -> dict[str, Any]:
     from pillarbox.extension import Extension
     from pillarbox.options import Options
 
-    found = typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension})
+    # A file holds mechanisms by their names alone.
+    found = typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension, "Mechanism": str})
     return {name: found[name] for name, declaration in _declarations().items() if not declaration.in_code_only}
 
 
@@ -116,12 +123,19 @@ def types(options: Options) -> None:
     given = {name: getattr(options, name) for name in hints()}
     if not isinstance(given["logger"], bool):
         del given["logger"]  # a logger object; its own check follows
+    given["auth_methods"] = _without_mechanisms(given["auth_methods"])
     try:
         _model().model_validate(given)
     except ValidationError as error:
         name = str(error.errors(include_url=False)[0]["loc"][0])
         shown = "" if name in _SECRET else f", not {given[name]!r}"
         wrong(name, f"must be {describe(hints()[name])}{shown}")
+
+
+def _without_mechanisms(methods: Any) -> Any:
+    if not isinstance(methods, list | tuple):
+        return methods
+    return [method for method in methods if not callable(getattr(method, "authenticate", None))]
 
 
 def describe(hint: Any) -> str:
@@ -161,6 +175,36 @@ def not_negative(name: str, value: float | None) -> float | None:
     """Refuse a number below zero; None means no limit."""
     if value is not None and not (math.isfinite(value) and value >= 0):
         wrong(name, f"must be 0 or more, not {value!r}")
+    return value
+
+
+def six_digits(name: str, value: int | None) -> int | None:
+    """Refuse a limit that LIMITS cannot announce (RFC 9422 4: one to six digits); None means no limit."""
+    return _up_to(name, value, 999_999)
+
+
+def nine_digits(name: str, value: int | None) -> int | None:
+    """Refuse a number of seconds that the nine digits of RFC 2852 4 and RFC 4865 4 cannot say."""
+    return _up_to(name, value, 999_999_999)
+
+
+def _up_to(name: str, value: int | None, largest: int) -> int | None:
+    if value is not None and not 1 <= value <= largest:
+        wrong(name, f"must be from 1 to {largest}, not {value!r}")
+    return value
+
+
+def deliver_by(name: str, value: bool | int) -> bool | int:
+    """Refuse a time that DELIVERBY cannot announce."""
+    if not isinstance(value, bool):
+        nine_digits(name, value)
+    return value
+
+
+def profile(name: str, value: bool | str) -> bool | str:
+    """Refuse a name that cannot stand in an EHLO keyword (RFC 5321 4.1.1.1: printable ASCII without spaces)."""
+    if isinstance(value, str) and not (value.isascii() and value.isprintable() and value and " " not in value):
+        wrong(name, f"must be true, false or the name of a profile without spaces, not {value!r}")
     return value
 
 
@@ -256,11 +300,23 @@ def sni_options(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any]
     return value
 
 
-def auth_methods(name: str, value: Sequence[str]) -> tuple[str, ...]:
-    """Refuse an unknown mechanism, or none at all."""
+def auth_methods(name: str, value: Sequence[Any]) -> tuple[Any, ...]:
+    """Refuse an unknown mechanism, one's own that is no object or has no name, or none at all."""
     if not value:
         wrong(name, "must name a mechanism; to do without AUTH set disabled_commands = ['AUTH']")
-    return _known(name, value, AUTH_METHODS)
+    names = [_known(name, [m], AUTH_METHODS)[0] if isinstance(m, str) else _own_name(name, m) for m in value]
+    for own in (method.name for method in value if not isinstance(method, str)):
+        if names.count(own) > 1:
+            wrong(name, f"has two mechanisms with the name {own}")
+    return tuple(known if isinstance(m, str) else m for known, m in zip(names, value, strict=True))
+
+
+def _own_name(name: str, method: Any) -> str:
+    if isinstance(method, type):
+        wrong(name, f"takes objects, not classes: write {method.__name__}()")
+    if not isinstance(method.name, str) or not re.fullmatch(_MECHANISM, method.name):
+        wrong(name, f"a mechanism's name must be 1 to 20 of A-Z, 0-9, - and _ (RFC 4422 3.1), not {method.name!r}")
+    return str(method.name)
 
 
 def verbs(name: str, value: Sequence[str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import ssl
 
     from pillarbox.extension import Extension
+    from pillarbox.smtp.sasl import Mechanism
 
 SERVER = "Server behaviour"
 TLS = "TLS and security"
@@ -249,10 +250,12 @@ class Options:
     allow_insecure_auth: bool = _option(False, TLS, "Permit AUTH before TLS.", reference="allowInsecureAuth")
 
     # --- Authentication
-    auth_methods: Sequence[str] = _option(
+    auth_methods: Sequence[str | Mechanism] = _option(
         ("LOGIN", "PLAIN"),
         AUTHENTICATION,
-        "SASL mechanisms offered, of PLAIN, LOGIN, CRAM-MD5 and XOAUTH2.",
+        "SASL mechanisms offered, in this order: PLAIN, LOGIN, CRAM-MD5, XOAUTH2, OAUTHBEARER, SCRAM-SHA-1,"
+        " SCRAM-SHA-256, the same with -PLUS, EXTERNAL, ANONYMOUS; in a program also `Mechanism` objects of your own."
+        " See [authentication](authentication.md).",
         reference="authMethods",
         check=optioncheck.auth_methods,
     )
@@ -315,6 +318,36 @@ class Options:
         "Offer BINARYMIME (RFC 3030): with BODY=BINARYMIME a message may hold any octets, NUL and lines of any form,"
         " and comes by BDAT.",
     )
+    deliver_by: bool | int = _option(
+        False,
+        EXTENSIONS,
+        "Offer DELIVERBY (RFC 2852): MAIL may say by when a message is to be delivered (`envelope.deliver_by`). A"
+        " number is the least time in seconds that is accepted with R (return what is late), and is announced.",
+        check=optioncheck.deliver_by,
+    )
+    future_release: int | None = _option(
+        None,
+        EXTENSIONS,
+        "Offer FUTURERELEASE (RFC 4865): MAIL may say how long or until when a message is to be held"
+        " (`envelope.hold_until`), up to so far from now.",
+        unit="s",
+        check=optioncheck.nine_digits,
+    )
+    mt_priority: bool | str = _option(
+        False,
+        EXTENSIONS,
+        "Offer MT-PRIORITY (RFC 6710): MAIL may say how urgent a message is (`envelope.mt_priority`). A string is the"
+        " name of the priority profile that is announced (`MIXER`, `STANAG4406`, `NSEP`).",
+        check=optioncheck.profile,
+    )
+    rrvs: bool = _option(
+        False,
+        EXTENSIONS,
+        "Offer RRVS (RFC 7293): RCPT may say since when a mailbox must have had the same owner (`recipient.rrvs`).",
+    )
+    hide_limits: bool = _option(
+        False, EXTENSIONS, "Do not advertise LIMITS (RFC 9422): `max_recipients` and `max_messages`."
+    )
     extensions: Sequence[Extension] = _option(
         (),
         EXTENSIONS,
@@ -353,6 +386,19 @@ class Options:
         MESSAGES,
         "Input that waits behind HELO, EHLO, AUTH, STARTTLS or DATA is answered 554 and the connection closed (RFC 2920"
         " 3.1).",
+    )
+    max_recipients: int | None = _option(
+        1000,
+        MESSAGES,
+        "So many recipients may one message have; one more gets 452. Advertised as RCPTMAX of LIMITS.",
+        check=optioncheck.six_digits,
+    )
+    max_messages: int | None = _option(
+        None,
+        MESSAGES,
+        "So many transactions may one connection have; MAIL for one more gets 421 and is the end of it. Advertised as"
+        " MAILMAX of LIMITS.",
+        check=optioncheck.six_digits,
     )
     enforce_size: bool = _option(
         True,
@@ -449,6 +495,9 @@ class Options:
         None, "`on_ehlo(keywords, session)`, on HELO, EHLO and LHLO: what is announced may be changed."
     )
     on_auth: Hook | None = _hook("onAuth", "`on_auth(auth, session)`: a complete credential arrived.")
+    on_scram: Hook | None = _hook(
+        None, "`on_scram(username, session)`: SCRAM asks for the keys that are stored for a user."
+    )
     on_mail_from: Hook | None = _hook("onMailFrom", "`on_mail_from(address, session)`, on MAIL.")
     on_rcpt_to: Hook | None = _hook("onRcptTo", "`on_rcpt_to(address, session)`, on each RCPT.")
     on_data: Hook | None = _hook("onData", "`await on_data(stream, session)`: a message arrives.")

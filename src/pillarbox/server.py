@@ -156,6 +156,7 @@ class SMTPServer(Handlers):
         # A handler among the overrides is this listener's; the others are the server's as they are now.
         hooks: dict[str, Any] = {hook: overrides.get(hook) or self.handler(hook) for hook in HOOKS}
         listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
+        listener.service.check_handlers()
         self._warn_of_trust(options)
         self._listeners.append(listener)
         return listener

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from base64 import b32encode
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Literal
 
 BodyType = Literal["7bit", "8bitmime", "binarymime"]
@@ -16,7 +18,8 @@ class TLSInfo:
 
     version: "TLSv1.3", "TLSv1.2" or, where let in, older. cipher: OpenSSL's name of the suite. servername: what the
     client asked for by SNI, None if nothing. peer_certificate: DER, None if the client sent none. authorized: the
-    client sent a certificate and it verified.
+    client sent a certificate and it verified. channel_bindings: what a login can be bound to (RFC 5929):
+    "tls-server-end-point", where it is known which certificate was sent, and under TLS 1.2 "tls-unique".
     """
 
     version: str
@@ -24,6 +27,59 @@ class TLSInfo:
     servername: str | None = None
     peer_certificate: bytes | None = field(default=None, repr=False)
     authorized: bool = False
+    channel_bindings: Mapping[str, bytes] = field(default_factory=dict, repr=False, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyTLS:
+    """What a proxy says of TLS between the client and itself (PROXY version 2); None where it does not say.
+
+    version: "TLSv1.3". cipher: OpenSSL's name of the suite. common_name and peer_certificate (DER): the client
+    certificate's; they prove nothing unless ``authorized``. signature_algorithm ("SHA256") and key_algorithm
+    ("RSA2048"): the proxy's certificate's. group and signature_scheme: as in the handshake. certificate_on_connection,
+    certificate_in_session: the client gave one on this connection, or on an earlier one of the same TLS session.
+    verify: OpenSSL's result for it, 0 for good. tlvs: what else came with it, as (type, value).
+    """
+
+    version: str | None = None
+    cipher: str | None = None
+    common_name: str | None = None
+    signature_algorithm: str | None = None
+    key_algorithm: str | None = None
+    group: str | None = None
+    signature_scheme: str | None = None
+    peer_certificate: bytes | None = field(default=None, repr=False)
+    certificate_on_connection: bool = False
+    certificate_in_session: bool = False
+    verify: int = 0
+    tlvs: tuple[tuple[int, bytes], ...] = ()
+
+    @property
+    def authorized(self) -> bool:
+        """Whether the client gave a certificate and the proxy verified it."""
+        # 2.2.6: "The <verify> field will be zero if the client presented a certificate and it was successfully
+        # verified, and non-zero otherwise." HAProxy has zero there without any certificate too.
+        return self.verify == 0 and (self.certificate_on_connection or self.certificate_in_session)
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyInfo:
+    """What a PROXY header said beside the addresses, which the session has.
+
+    version: 1 or 2. local: the connection is the proxy's own (LOCAL: a health check). authority: the host name that
+    the client asked for, with TLS its SNI. unique_id: the proxy's own name for the connection, up to 128 octets.
+    tls: None where the client came without. alpn: the protocol that TLS settled on. netns: the name of the network
+    namespace. tlvs: all others as (type, value), in order; 0xEA is Amazon's, 0xEE Azure's.
+    """
+
+    version: Literal[1, 2]
+    local: bool = False
+    authority: str | None = None
+    unique_id: bytes | None = None
+    tls: ProxyTLS | None = None
+    alpn: bytes | None = None
+    netns: str | None = None
+    tlvs: tuple[tuple[int, bytes], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +106,30 @@ class RecipientDSN:
     orcpt: tuple[str, str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class DeliverBy:
+    """By when MAIL wants a message to be delivered (RFC 2852 4).
+
+    seconds: from when the message was received; 0 and less with "notify" only. mode: what becomes of a message that is
+    late: "return" it, or "notify" the sender and go on. trace: whoever relays it is to tell the sender.
+    """
+
+    seconds: int
+    mode: Literal["notify", "return"]
+    trace: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RRVS:
+    """Since when RCPT wants a mailbox to have had the same owner (RFC 7293 3).
+
+    since: in UTC. action: what becomes of a message for a server that does not know RRVS: "reject" it, or "continue".
+    """
+
+    since: datetime
+    action: Literal["continue", "reject"] = "reject"
+
+
 # Nearly no message asks for any: one object does for all of them.
 _NO_MESSAGE_DSN, _NO_RECIPIENT_DSN = MessageDSN(), RecipientDSN()
 
@@ -71,9 +151,10 @@ class Address:
 
 @dataclass(slots=True)
 class Recipient(Address):
-    """A forward path: an address with its delivery report wishes in ``dsn``."""
+    """A forward path: an address with its delivery report wishes in ``dsn``, and ``rrvs`` (RFC 7293) or None."""
 
     dsn: RecipientDSN = _NO_RECIPIENT_DSN
+    rrvs: RRVS | None = None
 
     # dataclass(slots=True) makes __str__ of the base class fine, but not its __repr__: keep both plain.
     def __str__(self) -> str:
@@ -87,6 +168,10 @@ class Envelope:
     mail_from: None until MAIL is accepted. rcpt_to: the accepted recipients in order; in SMTP a repeated one replaces
     the earlier, in LMTP both stay (RFC 2033 4.2). body_type: BODY (RFC 6152, RFC 3030). smtp_utf8: SMTPUTF8 (RFC 6531).
     require_tls: REQUIRETLS (RFC 8689). dsn: RET and ENVID (RFC 3461).
+
+    None where MAIL did not say: submitter, who submitted the message first ("" for ``<>``, and always "" for a client
+    that has not logged in; AUTH, RFC 4954 5); deliver_by (RFC 2852); hold_until, in UTC (RFC 4865); mt_priority, from
+    -9 to 9 (RFC 6710).
     """
 
     mail_from: Address | None = None
@@ -95,6 +180,10 @@ class Envelope:
     smtp_utf8: bool = False
     require_tls: bool = False
     dsn: MessageDSN = _NO_MESSAGE_DSN
+    submitter: str | None = None
+    deliver_by: DeliverBy | None = None
+    hold_until: datetime | None = None
+    mt_priority: int | None = None
 
 
 class Session:
@@ -104,8 +193,9 @@ class Session:
     claims, except where a name says so (``host_name_appears_as``). Only ``state`` is the application's to write.
 
     client_hostname: PTR name or "[ip]"; a Unix peer has address "", port 0 and the name "localhost". secure: under
-    TLS, ours or (``secured``) a proxy's. user: what ``on_auth`` returned, None before; username: the name the client
-    authenticated with. transaction: 1, 2, and so on. error: the last reply of 400 or more as text, None before.
+    TLS, ours or a proxy's. proxy: what a PROXY header said, None without one. user: what ``on_auth`` returned, None
+    before; username: the name the client authenticated with. transaction: 1, 2, and so on. error: the last reply of
+    400 or more as text, None before.
     """
 
     __slots__ = (
@@ -123,6 +213,7 @@ class Session:
         "local_address",
         "local_port",
         "opening_command",
+        "proxy",
         "remote_address",
         "remote_port",
         "secure",
@@ -154,6 +245,7 @@ class Session:
         self.ignored = False  # one of `ignored_hosts`: nothing is logged of it
         self.servername: str | None = None
         self.tls: TLSInfo | None = None
+        self.proxy: ProxyInfo | None = None
         self.opening_command: str | None = None
         self.host_name_appears_as: str | None = None
         self.user: Any = None
@@ -187,6 +279,10 @@ class Session:
         if self._x_forward is None:
             self._x_forward = {}
         return self._x_forward
+
+    @x_forward.deleter
+    def x_forward(self) -> None:
+        self._x_forward = None
 
     @property
     def state(self) -> dict[Any, Any]:

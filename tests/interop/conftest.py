@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from interop import postfix
-from interop.peers import HOST, Server
+from interop.peers import HOST, USER, Server, all_mechanisms
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
@@ -71,3 +71,30 @@ def relay(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCap
     """What starts a server and a Postfix that relays to it."""
     with postfix.relays(authority, loop_factory, caplog) as start:
         yield start
+
+
+@dataclass(frozen=True)
+class ClientCertificate:
+    """A certificate that names USER, with its key, in one file."""
+
+    file: Path
+    authority: bytes
+
+
+@pytest.fixture
+def client_certificate(tmp_path: Path) -> ClientCertificate:
+    authority = trustme.CA()
+    issued = authority.issue_cert(common_name=USER)
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "client.pem")
+    return ClientCertificate(tmp_path / "client.pem", authority.cert_pem.bytes())
+
+
+@pytest.fixture
+def sasl_server(
+    authority: Authority, loop_factory: LoopFactory, client_certificate: ClientCertificate
+) -> Iterator[Server]:
+    """A server with every mechanism; it asks for a client's certificate and does without."""
+    asking = {"request_cert": True, "reject_unauthorized": False, "ca": client_certificate.authority}
+    with Server(loop_factory, **authority.options, **all_mechanisms(), **asking) as running:
+        yield running
+    assert running.unexpected_problems() == []

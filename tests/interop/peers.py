@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
-from pillarbox import AuthRequest, MessageStream, Recipient, Reject, Session, SMTPServer
+from pillarbox import AuthRequest, MessageStream, Recipient, Reject, ScramKeys, Session, SMTPServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -284,6 +284,26 @@ class Server:
 
     def _on_error(self, error: Exception, session: Session | None) -> None:
         self.problems.put(error)
+
+
+def all_mechanisms() -> dict[str, Any]:
+    """Return the options of a ``Server`` that knows USER by password, keys, token and certificate."""
+    keys = [ScramKeys.from_password(PASSWORD, hash=name, iterations=4096) for name in ("sha256", "sha1")]
+
+    def on_auth(auth: AuthRequest, session: Session) -> str | None:
+        session.state["method"] = auth.method
+        if auth.method == "ANONYMOUS":
+            return auth.trace
+        token = auth.method in ("XOAUTH2", "OAUTHBEARER") and auth.access_token == TOKEN
+        knows = auth.verified or token or auth.method == "EXTERNAL" or auth.validate_password(PASSWORD)
+        return USER if auth.username == USER and knows else None
+
+    scram = ("SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-1")
+    return {
+        "auth_methods": (*MECHANISMS, *scram, "OAUTHBEARER", "EXTERNAL", "ANONYMOUS"),
+        "on_auth": on_auth,
+        "on_scram": lambda username, session: keys if username == USER else None,
+    }
 
 
 def expected_type(form: str, *, authenticated: bool = False) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, ClientCertificate
 from interop.peers import (
     BIG,
     FORMS,
@@ -98,6 +98,34 @@ def test_a_wrong_password_is_refused(server: Server, curl: Curl, mechanism: str)
     outcome = curl.deliver(server, *credential(mechanism, "wrong"), form=STARTTLS)
     assert outcome.status == LOGIN_DENIED
     assert server.deliveries == []
+
+
+@pytest.mark.proves("curl", "AUTH OAUTHBEARER")
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("form", FORMS)
+def test_oauthbearer(sasl_server: Server, curl: Curl, form: str, initial_response: bool) -> None:
+    more = ["--sasl-ir"] if initial_response else []
+    options = ("--user", USER, "--oauth2-bearer", TOKEN, "--login-options", "AUTH=OAUTHBEARER", *more)
+    curl.deliver(sasl_server, *options, form=form).expect_success()
+    assert (sasl_server.delivery.user, sasl_server.delivery.method) == (USER, "OAUTHBEARER")
+
+
+def test_a_wrong_token_is_refused(sasl_server: Server, curl: Curl) -> None:
+    options = ("--user", USER, "--oauth2-bearer", "wrong", "--login-options", "AUTH=OAUTHBEARER")
+    assert curl.deliver(sasl_server, *options, form=STARTTLS).status == LOGIN_DENIED
+    assert sasl_server.deliveries == []
+
+
+@pytest.mark.proves("curl", "AUTH EXTERNAL")
+@pytest.mark.parametrize("initial_response", [True, False], ids=["at once", "asked"])
+@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+def test_a_client_certificate(
+    sasl_server: Server, curl: Curl, client_certificate: ClientCertificate, form: str, initial_response: bool
+) -> None:
+    more = ["--sasl-ir"] if initial_response else []
+    options = ("--user", f"{USER}:", "--login-options", "AUTH=EXTERNAL", "--cert", str(client_certificate.file), *more)
+    curl.deliver(sasl_server, *options, form=form).expect_success()
+    assert (sasl_server.delivery.user, sasl_server.delivery.method) == (USER, "EXTERNAL")
 
 
 def test_a_refused_recipient_ends_the_delivery(server: Server, curl: Curl) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, ClientCertificate
 from interop.peers import (
     BIG,
     FORMS,
@@ -102,6 +102,46 @@ def test_a_wrong_password_is_refused(server: Server, msmtp: Msmtp, mechanism: st
     assert outcome.status == NO_PERMISSION, outcome.output
     assert "535 Invalid username or password" in outcome.output
     assert server.deliveries == []
+
+
+BEYOND = ("SCRAM-SHA-256", "SCRAM-SHA-1", "OAUTHBEARER")
+
+
+@pytest.mark.proves("msmtp", "AUTH SCRAM-SHA-256", "AUTH SCRAM-SHA-1", "AUTH OAUTHBEARER")
+@pytest.mark.parametrize("mechanism", BEYOND)
+@pytest.mark.parametrize("form", FORMS)
+def test_authentication_without_a_password_on_the_wire(
+    sasl_server: Server, msmtp: Msmtp, form: str, mechanism: str
+) -> None:
+    account = credential(mechanism, TOKEN if mechanism == "OAUTHBEARER" else PASSWORD)
+    outcome = msmtp.deliver(sasl_server, form=form, account=account)
+    outcome.expect_success()
+    delivery = sasl_server.delivery
+    assert (delivery.user, delivery.method) == (USER, mechanism)
+    assert delivery.transmission_type == expected_type(form, authenticated=True)
+
+
+@pytest.mark.parametrize("mechanism", BEYOND)
+def test_a_wrong_secret_is_refused(sasl_server: Server, msmtp: Msmtp, mechanism: str) -> None:
+    outcome = msmtp.deliver(sasl_server, form=STARTTLS, account=credential(mechanism, "wrong"))
+    outcome.expect_failure()
+    assert sasl_server.deliveries == []
+    unknown = credential(mechanism, PASSWORD) | {"user": "nobody"}
+    msmtp.deliver(sasl_server, form=STARTTLS, account=unknown).expect_failure()
+
+
+@pytest.mark.proves("msmtp", "AUTH EXTERNAL")
+@pytest.mark.parametrize("form", [STARTTLS, IMPLICIT])
+def test_a_client_certificate(
+    sasl_server: Server, msmtp: Msmtp, client_certificate: ClientCertificate, form: str
+) -> None:
+    file = str(client_certificate.file)
+    # Without a user it sends an empty initial response as nothing at all, and takes the 334 for success.
+    account = {"auth": "external", "user": USER, "tls_cert_file": file, "tls_key_file": file}
+    msmtp.deliver(sasl_server, form=form, account=account).expect_success()
+    assert (sasl_server.delivery.user, sasl_server.delivery.method) == (USER, "EXTERNAL")
+    outcome = msmtp.deliver(sasl_server, form=form, account={"auth": "external", "user": USER})
+    outcome.expect_failure("EXTERNAL")  # which is then not offered
 
 
 def test_a_refused_recipient_is_reported(server: Server, msmtp: Msmtp) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from interop.conftest import Authority
+from interop.conftest import Authority, LoopFactory
 from interop.peers import (
     BIG,
     FORMS,
@@ -27,7 +27,7 @@ from interop.peers import (
     program,
     run,
 )
-from pillarbox import HandshakeFailed
+from pillarbox import AuthRequest, HandshakeFailed, ProxyInfo, Session
 
 MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5")  # it has no XOAUTH2
 
@@ -139,3 +139,79 @@ def test_lmtp_with_a_reply_for_each_recipient(server: Server, swaks: Swaks, unix
 def test_smtp_over_a_unix_socket(server: Server, swaks: Swaks) -> None:
     swaks.run("--socket", server.path).expect_success()
     assert server.delivery.content.startswith(SIMPLE)
+
+
+# --- What a proxy says of the client
+
+FROM, AT = ("192.0.2.7", 51234), ("198.51.100.1", 25)
+FROM6, AT6 = ("2001:db8::7", 51234), ("2001:db8::1", 25)
+
+
+@pytest.mark.proves("swaks", "PROXY v1", "PROXY v2")
+@pytest.mark.parametrize(
+    ("version", "family", "source", "destination"),
+    [
+        ("1", "TCP4", FROM, AT),
+        ("1", "TCP6", FROM6, AT6),
+        ("2", "AF_INET", FROM, AT),
+        ("2", "AF_INET6", FROM6, AT6),
+    ],
+)
+def test_a_proxy_header(
+    authority: Authority,
+    loop_factory: LoopFactory,
+    swaks: Swaks,
+    version: str,
+    family: str,
+    source: tuple[str, int],
+    destination: tuple[str, int],
+) -> None:
+    sessions: list[Session] = []
+    places = zip(("source", "dest"), (source, destination), strict=True)
+    ends = [
+        word
+        for end, (address, port) in places
+        for word in (f"--proxy-{end}", address, f"--proxy-{end}-port", str(port))
+    ]
+    with Server(loop_factory, use_proxy=[HOST], on_connect=sessions.append, **authority.options) as server:
+        said = ["--proxy-version", version, "--proxy-family", family, *ends]
+        swaks.deliver(server, *said).expect_success()
+    (session,) = sessions
+    assert session.proxy == ProxyInfo(2 if version == "2" else 1)
+    assert (session.remote_address, session.remote_port) == source
+    assert (session.local_address, session.local_port) == destination
+
+
+@pytest.mark.proves("swaks", "XCLIENT")
+def test_xclient(authority: Authority, loop_factory: LoopFactory, swaks: Swaks) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+    sessions: list[Session] = []
+
+    def on_connect(session: Session) -> None:
+        sessions.append(session)
+        seen.append((session.opening_command, session.host_name_appears_as))
+
+    said = [
+        "--xclient-helo", "h.example", "--xclient-proto", "SMTP", "--xclient-delim",
+        "--xclient-name", "client.example", "--xclient-reverse-name", "r.example", "--xclient-addr", "IPV6:2001:db8::7",
+        "--xclient-port", "4711", "--xclient-destaddr", "198.51.100.1", "--xclient-destport", "587",
+    ]  # fmt: skip
+    with Server(loop_factory, use_xclient=[HOST], on_connect=on_connect, **authority.options) as server:
+        swaks.deliver(server, *said).expect_success()
+    session = sessions[-1]
+    assert seen == [(None, None), ("HELO", "h.example"), (None, None)]
+    assert (session.remote_address, session.remote_port) == ("2001:db8::7", 4711)
+    assert (session.local_address, session.local_port) == ("198.51.100.1", 587)
+    assert session.client_hostname == "client.example"
+
+
+@pytest.mark.proves("swaks", "XCLIENT LOGIN")
+def test_xclient_login(authority: Authority, loop_factory: LoopFactory, swaks: Swaks) -> None:
+    def on_auth(auth: AuthRequest, _: Session) -> bool:
+        return auth.username == "ann@example.com"
+
+    options = {"use_xclient": [HOST], "auth_optional": False, "on_auth": on_auth}
+    with Server(loop_factory, **(options | authority.options)) as server:
+        swaks.deliver(server, "--xclient-login", "eve").expect_failure("550")
+        swaks.deliver(server, "--xclient-login", "ann@example.com").expect_success()
+    assert server.delivery.user == "ann@example.com"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pillarbox import MessageStream, MessageTooLarge, Reject, Session
+from pillarbox import MessageStream, MessageTooLarge, Recipient, Reject, Session
 from transcript import Replay, replay, replay_every_way
 
 BEGUN = """
@@ -143,6 +143,7 @@ async def test_a_chunk_before_authentication_never_becomes_commands() -> None:
     text = """
         S: 220
         C: EHLO x
+        S: *
         S: *
         S: *
         S: *
@@ -378,6 +379,78 @@ async def test_the_extensions_are_announced() -> None:
         assert {line[4:] for line in said[1]} & {"CHUNKING", "BINARYMIME"} == announced
 
 
+@pytest.mark.parametrize("swallows", [False, True])
+async def test_commands_between_chunks_are_answered_in_order(swallows: bool) -> None:
+    async def on_data(stream: MessageStream, session: Session) -> None:
+        try:
+            await stream.read()
+        except ConnectionError:
+            if not swallows:
+                raise
+
+    text = (
+        BEGUN
+        + """
+        c: BDAT 6\\r\\nQUIT\\r\\n
+        C: NOOP
+        C: HELP
+        C: NONSENSE
+        c: BDAT 6\\r\\nRSET\\r\\nQUIT\\r\\nBDAT 6 LAST\\r\\nRSET\\r\\n
+        S: 250 6 octets received
+        S: 250 OK
+        S: 214
+        S: 500
+        S: 250 6 octets received
+        S: 221 Bye
+        X
+    """
+    )
+    await replay_every_way(text, on_data=on_data, forbid_unauth_pipelining=False)
+
+
+@pytest.mark.parametrize(
+    "line", ["BDAT \\xff", "BDAT 6\\x01", "BDAT 6\\x00", "BDAT\\t6", "BDAT6", "BDAT " + " " * 60 + "6"]
+)
+async def test_a_line_that_cannot_be_read_closes(line: str) -> None:
+    await replay_every_way(BEGUN + f"c: {line}\\r\\nRSET\\r\\n\nS: *\nX", delivers())
+
+
+LHLO = """
+S: 220
+C: LHLO x
+S: *
+S: *
+S: *
+S: *
+S: *
+S: *
+S: *
+C: MAIL FROM:<a@example.org>
+C: RCPT TO:<no@example.com>
+C: RCPT TO:<{}@example.com>
+"""
+
+
+async def test_lmtp_the_last_chunk_has_a_reply_for_each_recipient_that_there_is() -> None:
+    """RFC 2033 4.3: a client that sends ahead counts the recipients that were accepted, be it none."""
+
+    def on_rcpt_to(address: Recipient, session: Session) -> None:
+        if address.address.startswith("no"):
+            raise Reject
+
+    async def on_data(stream: MessageStream, session: Session) -> None:
+        raise Reject(554, "No.")
+
+    chunks = "c: BDAT 6\\r\\nQUIT\\r\\nBDAT 6 LAST\\r\\nQUIT\\r\\nNOOP\\r\\n\n"
+    none = LHLO.format("no") + chunks + "S: 250\nS: 550\nS: 550\nS: 503 Error: need RCPT command\nS: 250 OK"
+    await replay_every_way(none, lmtp=True, on_rcpt_to=on_rcpt_to)
+    one = LHLO.format("b") + chunks + "S: 250\nS: 550\nS: 250\nS: 554 No.\nS: 503\nS: 250 OK"
+    await replay_every_way(one, lmtp=True, on_rcpt_to=on_rcpt_to, on_data=on_data)
+    two = LHLO.format("b") + "C: RCPT TO:<c@example.com>\n" + chunks
+    replies = "S: 250\nS: 550\nS: 250\nS: 250\nS: 554 No.\nS: 503\nS: 503\nS: 250 OK"
+    await replay_every_way(two + replies, lmtp=True, on_rcpt_to=on_rcpt_to, on_data=on_data)
+
+
 async def test_lmtp_answers_each_chunk_once_and_the_last_for_each_recipient() -> None:
     async def on_data(stream: MessageStream, session: Session) -> list[object]:
         await stream.read()
@@ -386,6 +459,7 @@ async def test_lmtp_answers_each_chunk_once_and_the_last_for_each_recipient() ->
     text = """
         S: 220 mx.test LMTP
         C: LHLO x
+        S: *
         S: *
         S: *
         S: *
@@ -414,3 +488,14 @@ async def test_a_handler_that_takes_too_long_for_a_chunk_has_failed() -> None:
 
     text = BEGUN + "c: BDAT 3\\r\\nabc\nS: 451 Error: local error in processing"
     await replay(text, on_data=on_data, handler_timeout=0.01)
+
+
+async def test_which_of_two_reasons_is_told_does_not_depend_on_the_cuts() -> None:
+    """A message that is too large and has a NUL, both by DATA and by BDAT; and a bare newline stands above both."""
+    too_large = "552 Error: message exceeds fixed maximum message size 4"
+    await replay_every_way(BEGUN + f"c: BDAT 8\\r\\na\\x00bcdefg\nS: {too_large}", delivers(), size=4)
+    await replay_every_way(BEGUN + f"c: BDAT 8\\r\\nabcdef\\x00g\nS: {too_large}", delivers(), size=4)
+    data = BEGUN + "C: DATA\nS: 354\nc: a\\x00bcdefg\\r\\n.\\r\\n\nS: "
+    await replay_every_way(data + too_large, delivers(), size=4)
+    bare = data.replace("fg", "\\ng") + "550 Error: bare <CR> or <LF> in the message\nX"
+    await replay_every_way(bare, delivers(), size=4, bare_newline="reject")

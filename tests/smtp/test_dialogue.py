@@ -10,7 +10,7 @@ from pillarbox import Reject
 from transcript import replay, replay_every_way
 
 GREET = "S: 220 mx.test ESMTP\n"
-OFFERED = "S: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250-CHUNKING\n"
+OFFERED = "S: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250-CHUNKING\nS: 250-LIMITS RCPTMAX=1000\n"
 EHLO = GREET + "C: EHLO client.example\n" + OFFERED + "S: 250 STARTTLS\n"
 MAIL = EHLO + "C: MAIL FROM:<a@example.com>\nS: 250 Accepted\n"
 RCPT = MAIL + "C: RCPT TO:<b@example.com>\nS: 250 Accepted\n"
@@ -25,7 +25,7 @@ DIALOGUES = {
     + "S: 250 Accepted\nC: DATA\nS: 354\nC: two\nC: .\nS: 250 OK: message queued\n"
     + QUIT,
     "verbs in any case": GREET
-    + "C: ehLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nC: mail from:<a@b>\nS: 250 Accepted\n"
+    + "C: ehLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nC: mail from:<a@b>\nS: 250 Accepted\n"
     + QUIT,
     "HELO has no keywords": GREET + "C: HELO x\nS: 250 mx.test Nice to meet you, [192.0.2.1]\n" + QUIT,
     "hello without a name": GREET + "C: EHLO\nS: 501 Error: syntax: EHLO hostname\n" + QUIT,
@@ -41,7 +41,7 @@ DIALOGUES = {
     + QUIT,
     "RSET": MAIL + "C: RSET\nS: 250 Flushed\nC: RCPT TO:<a@b>\nS: 503 Error: need MAIL command\n" + QUIT,
     "hello resets": MAIL
-    + "C: EHLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nC: DATA\nS: 503 Error: need MAIL command\n"
+    + "C: EHLO x\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nS: *\nC: DATA\nS: 503 Error: need MAIL command\n"
     + QUIT,
     "small verbs": EHLO
     + "C: NOOP\nS: 250 OK\nC: NOOP with words\nS: 250 OK\nC: HELP\nS: 214\nC: VRFY a@b\nS: 252\nC: VRFY\nS: 501\n"
@@ -70,7 +70,7 @@ DIALOGUES = {
     + "C: RCPT TO:<a@b> NOTIFY\nS: 501\nC: RCPT TO:<a@b> FOO\nS: 555\nC: RCPT TO:<a@b> NOTIFY=NEVER\nS: 250 Accepted\n"
     + QUIT,
     "UTF-8 needs SMTPUTF8": EHLO
-    + "C: MAIL FROM:<ä@b>\nS: 553\nC: MAIL FROM:<ä@b> SMTPUTF8\nS: 250 Accepted\nC: RCPT TO:<ö@b>\nS: 250 Accepted\n"
+    + "C: MAIL FROM:<ä@b>\nS: 550\nC: MAIL FROM:<ä@b> SMTPUTF8\nS: 250 Accepted\nC: RCPT TO:<ö@b>\nS: 250 Accepted\n"
     + "C: RSET\nS: 250 Flushed\nC: MAIL FROM:<a@b>\nS: 250 Accepted\nC: RCPT TO:<ö@b>\nS: 553\n"
     + QUIT,
     "unknown verbs": EHLO
@@ -155,7 +155,8 @@ async def test_lmtp_answers_for_each_recipient() -> None:
     text = (
         "S: 220 mx.test LMTP\nC: EHLO x\nS: 500 Error: EHLO not allowed in LMTP server\n"
         "C: MAIL FROM:<a@b>\nS: 503 Error: send LHLO first\n"
-        "C: LHLO x\nS: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250-CHUNKING\nS: 250 STARTTLS\n"
+        "C: LHLO x\nS: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250-CHUNKING\n"
+        "S: 250-LIMITS RCPTMAX=1000\nS: 250 STARTTLS\n"
         "C: MAIL FROM:<a@b>\nC: RCPT TO:<a@b>\nC: RCPT TO:<A@b>\nC: RCPT TO:<c@d>\nC: RCPT TO:<e@f>\n"
         "S: 250\nS: 250\nS: 250\nS: 250\nS: 250\nC: DATA\nS: 354\nC: x\nC: .\n"
         "S: 250 OK: message accepted\nS: 250 fine\nS: 550 no\nS: 250 late\n" + QUIT

@@ -11,6 +11,7 @@ from transcript import Replay, replay_every_way
 
 EHLO = (
     "S: 220 mx.test ESMTP\nC: EHLO x\nS: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\nS: 250-CHUNKING\n"
+    "S: 250-LIMITS RCPTMAX=1000\n"
 )
 AUTH = EHLO + "S: 250-AUTH LOGIN PLAIN XOAUTH2\nS: 250 STARTTLS\n"
 QUIT = "C: QUIT\nS: 221 Bye\nX"
@@ -72,7 +73,7 @@ async def test_lmtp_at_every_split() -> None:
 
     await replay_every_way(
         "S: 220 mx.test LMTP\nC: LHLO x\nS: 250-\nS: 250-PIPELINING\nS: 250-8BITMIME\nS: 250-SMTPUTF8\n"
-        "S: 250-CHUNKING\nS: 250 STARTTLS\n"
+        "S: 250-CHUNKING\nS: 250-LIMITS RCPTMAX=1000\nS: 250 STARTTLS\n"
         "C: MAIL FROM:<>\nC: RCPT TO:<a@b>\nC: RCPT TO:<..>\nC: RCPT TO:<A@B>\nS: 250\nS: 250\nS: 501\nS: 250\n"
         "C: DATA\nS: 354\nC: ..dot\nC: .\nS: 250 OK: message accepted\nS: 250 OK: message accepted\n" + QUIT,
         check,
@@ -121,6 +122,6 @@ async def test_proxies_at_every_split() -> None:
         session = replayed.session
         assert (session.remote_address, session.remote_port) == ("198.51.100.7", 4711)
         assert session.x_client["ADDR:DEFAULT"] == "192.0.2.1"
-        assert session.x_forward["NAME"] == "a+b.example"
+        assert session.x_forward == {}  # it was for the session before
 
     await replay_every_way(text, check, use_xclient=["192.0.2.0/24"], use_xforward=["192.0.2.1"])

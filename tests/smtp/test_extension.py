@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import pytest
 
@@ -137,6 +138,32 @@ async def test_a_verb_that_fails_is_the_applications_failure() -> None:
     assert [type(error) for error in seen] == [RuntimeError, TypeError]
 
 
+async def test_a_verb_that_forgets_its_reply_is_the_applications_failure() -> None:
+    """The client would wait for it in vain."""
+    seen: list[BaseException] = []
+
+    async def forgets(conversation: Conversation, argument: str) -> None:
+        await asyncio.sleep(0)
+
+    async def replies(conversation: Conversation, argument: str) -> None:
+        conversation.reply(Reply(250, "2.0.0", "Here"))
+
+    extension = Extension(commands=[Command("XFORGET", cast("Any", forgets)), Command("XREPLY", cast("Any", replies))])
+    text = HELLO + "C: XREPLY\nS: 250 Here\nC: XFORGET\nS: 451\nC: XREPLY\nS: 250 Here\n"
+    await replay(text, extensions=[extension], on_error=lambda error, session: seen.append(error))
+    assert [str(error) for error in seen] == ["XFORGET returned NoneType and not a Reply: the client waits for one"]
+
+
+async def test_a_refusal_that_is_returned_is_one() -> None:
+    def refuses(conversation: Conversation, argument: str) -> Reply:
+        return Reply(421 if argument else 550, "", "No")
+
+    extension = Extension(commands=[Command("XNO", refuses)])
+    done = await replay(HELLO + "C: XNO\nS: 550 No\nC: NOOP\nS: 250 OK", extensions=[extension])
+    assert done.session.error == "550 No"
+    await replay(HELLO + "C: XNO 1\nS: 421 No\nX", extensions=[extension])
+
+
 async def test_a_verb_of_lmtp_is_unknown_to_smtp() -> None:
     extension = Extension("XPING", [Command("XPING", greet, lmtp=True)])
     await replay(HELLO + "C: XPING\nS: 500 Error: command not recognized", extensions=[extension])
@@ -212,6 +239,41 @@ def test_what_is_there_already_is_refused_at_construction(extension: Extension) 
         SMTPServer(extensions=[extension])
 
 
+async def wait_for_it(*_: Any) -> str:
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("make", "advice"),
+    [
+        (lambda: Command("xping", greet), r"verb 'xping' must be in upper case: 'XPING'"),
+        (lambda: Command(5, greet), "name of a verb must be a string, not int"),  # type: ignore[arg-type]
+        (lambda: Command("XPING", None), r"run must be a function run\(conversation, argument\)"),  # type: ignore[arg-type]
+        (lambda: Extension(mail={"xc": Parameter(country)}), r"parameter 'xc' must be in upper case: 'XC'"),
+        (lambda: Extension(mail={"X C": Parameter(country)}), "parameter 'X C' is malformed"),
+        (lambda: Extension(rcpt={"XC": country}), r"XC: must be a pillarbox\.Parameter, not function"),  # type: ignore[dict-item]
+        (lambda: Extension(rcpt=["XC"]), r"rcpt must map keywords to pillarbox\.Parameter"),  # type: ignore[arg-type]
+        (lambda: Extension(commands=Command("XA", greet)), r"must be a list of pillarbox\.Command"),  # type: ignore[arg-type]
+        (lambda: Extension(commands=[greet]), r"must be a list of pillarbox\.Command"),  # type: ignore[list-item]
+        (lambda: Parameter(wait_for_it), "plain function .* not `async def`.* on_mail_from"),
+        (lambda: Parameter("DE"), "plain function"),  # type: ignore[arg-type]
+        (lambda: Extension(wait_for_it), "keyword must be a string or a plain function, not `async def`"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_mistake_is_told_when_it_is_made(make: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=advice):
+        make()
+
+
+async def test_what_cannot_be_awaited_is_a_failure_without_a_warning() -> None:
+    seen: list[BaseException] = []
+    extension = Extension(lambda session: cast("str", wait_for_it()), mail={"XC": Parameter(lambda *_: wait_for_it())})
+    text = "S: 220\nC: HELO x\nS: 250\nC: MAIL FROM:<a@example.org> XC=1\nS: 451\nC: NOOP\nS: 250"
+    await replay(text, extensions=[extension], on_error=lambda error, session: seen.append(error))
+    assert [type(error) for error in seen] == [TypeError]
+    assert await announced(extensions=[extension]) == await announced()
+
+
 def test_something_else_is_no_extension() -> None:
     with pytest.raises(ConfigurationError, match=r"extensions: must be a list of pillarbox\.Extension"):
         SMTPServer(extensions=["PIPELINING"])  # type: ignore[list-item]
@@ -261,7 +323,7 @@ async def test_on_ehlo_refuses_and_nothing_has_changed() -> None:
     assert (done.session.host_name_appears_as, done.session.opening_command) == ("x", "HELO")
 
 
-@pytest.mark.parametrize("answer", [["A\r\nB"], [5], 5, [""]])
+@pytest.mark.parametrize("answer", [["A\r\nB"], [5], 5, [""], "8BITMIME"])
 async def test_what_on_ehlo_returns_must_be_keywords(answer: Any) -> None:
     seen: list[BaseException] = []
     await replay(
@@ -303,13 +365,13 @@ async def test_on_vrfy() -> None:
         C: VRFY jo
         S: 250 2.1.5 Jo Doe <jo@example.com>
         C: VRFY je
-        S: 250 2.1.5 J? Doe <j?@example.com>
+        S: 252 2.6.8 The mailbox can only be shown in UTF-8
         C: VRFY je SMTPUTF8
         S: 250 2.1.5 Jé Doe <jé@example.com>
         C: VRFY nobody
         S: 550 5.1.1 Error: no such user
         C: VRFY other
-        S: 252 2.1.5 Cannot VRFY user, but will accept message and attempt delivery
+        S: 252 2.0.0 Cannot VRFY user, but will accept message and attempt delivery
         C: VRFY
         S: 501 5.5.4 Error: syntax: VRFY address
     """

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pillarbox
 from pillarbox import Reject
-from pillarbox.smtp.reply import LOCAL_ERROR, Reply, encode, from_reject
+from pillarbox.smtp import reply as replies
+from pillarbox.smtp.reply import LOCAL_ERROR, TABLE, Reply, encode, from_reject
 
 
 @given(text=st.text(max_size=2000), enhanced=st.sampled_from(["", "5.7.1"]), utf8=st.booleans())
@@ -59,3 +64,42 @@ def test_a_reject_has_a_code_that_refuses(code: int) -> None:
 def test_a_reject_has_an_enhanced_code_of_its_class(enhanced: str) -> None:
     with pytest.raises(ValueError, match="enhanced"):
         Reject(550, enhanced=enhanced)
+
+
+# --- The table
+
+# Subject and detail, of those that IANA's registry of enhanced status codes has (RFC 5248), what is used here.
+REGISTERED = {
+    *("0.0", "1.0", "1.1", "1.3", "1.5", "1.7", "3.0", "3.2", "3.4", "3.6", "4.2"),  # RFC 3463, RFC 6710
+    *("5.0", "5.1", "5.2", "5.3", "5.4", "5.6"),  # RFC 3463, RFC 4954
+    *("6.0", "6.7", "6.8"),  # RFC 3463, RFC 6531
+    *("7.0", "7.1", "7.8", "7.10", "7.11"),  # RFC 3463, RFC 4954, RFC 5248
+}
+
+
+@pytest.mark.parametrize("entry", TABLE, ids=lambda entry: str(entry.reply))
+def test_the_code_and_the_enhanced_code_of_a_reply_go_together(entry: replies.Entry) -> None:
+    answer = entry.reply
+    if answer.code == 354:  # RFC 2034 4: none for 3xx
+        assert answer.enhanced == ""
+        return
+    level, _, rest = answer.enhanced.partition(".")
+    assert level == str(answer.code)[0]
+    assert rest in REGISTERED
+    assert answer.plain.isascii()
+    assert entry.when
+
+
+def test_a_reply_is_made_in_the_table_and_nowhere_else() -> None:
+    source = Path(pillarbox.__file__).parent
+    for path in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Reply":
+                assert path.name == "reply.py", f"{path}:{node.lineno}: enter it in the table of smtp/reply.py"
+
+
+def test_every_fixed_reply_is_in_the_table() -> None:
+    fixed = {name for name, value in vars(replies).items() if isinstance(value, Reply)}
+    entered = {id(entry.reply) for entry in TABLE}
+    assert {name for name in fixed if id(getattr(replies, name)) not in entered} == set()
+    assert len(fixed) > 60

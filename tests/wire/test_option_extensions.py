@@ -14,7 +14,14 @@ from support import PLAIN, Inbox, careless, serving
 async def test_what_is_advertised_by_default() -> None:
     async with serving() as served:
         client = await served.client()
-        assert await client.ehlo() == {"PIPELINING": "", "8BITMIME": "", "SMTPUTF8": "", "CHUNKING": "", "STARTTLS": ""}
+        assert await client.ehlo() == {
+            "PIPELINING": "",
+            "8BITMIME": "",
+            "SMTPUTF8": "",
+            "CHUNKING": "",
+            "LIMITS": "RCPTMAX=1000",
+            "STARTTLS": "",
+        }
 
 
 @pytest.mark.parametrize(
@@ -24,6 +31,8 @@ async def test_what_is_advertised_by_default() -> None:
         ("hide_8bitmime", "8BITMIME"),
         ("hide_smtputf8", "SMTPUTF8"),
         ("hide_chunking", "CHUNKING"),
+        ("hide_limits", "LIMITS"),
+        ("hide_8bitmime", "SMTPUTF8"),  # RFC 6531 3.1: not without 8BITMIME
     ],
 )
 async def test_a_hidden_keyword(option: str, keyword: str) -> None:
@@ -60,7 +69,13 @@ async def test_hide_requiretls_false_advertises_it_under_tls_only() -> None:
 
 async def test_hiding_stops_advertising_and_nothing_else() -> None:
     inbox = Inbox()
-    hidden = {"hide_pipelining": True, "hide_8bitmime": True, "hide_smtputf8": True, "hide_chunking": True}
+    hidden = {
+        "hide_pipelining": True,
+        "hide_8bitmime": True,
+        "hide_smtputf8": True,
+        "hide_chunking": True,
+        "hide_limits": True,
+    }
     async with serving(**hidden, on_data=inbox) as served:
         client = await served.client()
         await client.starttls(careless())

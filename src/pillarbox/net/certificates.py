@@ -41,8 +41,8 @@ class Given:
 
     def load_pairs(
         self, contexts: Sequence[ssl.SSLContext], *, alone: Callable[[], ssl.SSLContext] | None = None
-    ) -> None:
-        """Load every key with its certificate."""
+    ) -> list[bytes]:
+        """Load every key with its certificate; return the certificates' PEM."""
         keys, certs = self._read("key", self.key), self._read("cert", self.cert)
         if len(keys) != len(certs) or not keys:
             self._wrong("cert", f"each certificate needs its key: {len(certs)} of cert, {len(keys)} of key")
@@ -51,6 +51,7 @@ class Given:
             trial = [alone()] if alone and len(keys) > 1 else []
             for context in [*trial, *contexts]:
                 self._load_pair(context, key, cert)
+        return [cert.data for cert in certs]
 
     def load_authorities(self, context: ssl.SSLContext) -> None:
         """Load what client certificates are checked against: the system's authorities where none are given."""

@@ -168,11 +168,7 @@ class Connection(TransportWire):
         self.unread(self.block()[header.length :])
         if self.listener.tls_first:
             self.pause()
-        session = self.session
-        if header.source is not None and header.destination is not None:
-            session.remote_address, session.remote_port = header.source
-            session.local_address, session.local_port = header.destination
-            session.client_hostname = f"[{session.remote_address}]"
+        _apply_proxy_header(self.session, header)
 
     # --- The end
 
@@ -202,6 +198,17 @@ class Connection(TransportWire):
     def _last_words(self, answer: Reply) -> None:
         if not (self._discarding or self._upgrading or (self.conversation is None and self.listener.tls_first)):
             self.out += answer.coded if self.service.codes else answer.plain
+
+
+def _apply_proxy_header(session: Session, header: proxy.ProxyHeader) -> None:
+    info = session.proxy = header.info
+    if header.source is not None and header.destination is not None:
+        session.remote_address, session.remote_port = header.source
+        session.local_address, session.local_port = header.destination
+        session.client_hostname = f"[{session.remote_address}]"
+    if info.tls is not None:  # the peer is listed, so its word is as good as a handshake of our own
+        session.secure = True
+        session.servername = info.authority.lower() if info.authority else None
 
 
 def _endpoint(name: Any) -> tuple[str, int]:

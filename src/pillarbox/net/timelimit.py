@@ -12,24 +12,37 @@ if TYPE_CHECKING:
 
 
 class TimeLimit:
-    """``handler_timeout`` for one call: the clock stands still while the client is waited for."""
+    """``handler_timeout`` for one call: the clock stands still while the client is waited for.
 
-    __slots__ = ("_connection", "_left", "_timeout")
+    And while another handler runs: that of a command between two chunks of the message that this one reads.
+    """
+
+    __slots__ = ("_connection", "_left", "_outer", "_timeout")
 
     def __init__(self, connection: TransportWire, seconds: float) -> None:
         self._connection = connection
         self._timeout = asyncio.timeout(seconds)
         self._left = seconds
+        self._outer: TimeLimit | None = None
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
-        self._connection._limit = self  # noqa: SLF001 - two halves of one thing
+        self._outer = self._connection._limit  # noqa: SLF001 - two halves of one thing
+        if self._outer is not None:
+            self._outer.pause()
+        self._connection._limit = self  # noqa: SLF001
         self._connection._hindered = True  # noqa: SLF001
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._connection._limit = None  # noqa: SLF001
+        current = self._connection._limit  # noqa: SLF001
+        if current is self:
+            self._connection._limit = self._outer  # noqa: SLF001
+            if self._outer is not None:
+                self._outer.resume(None)
+        elif current is not None:  # the handler did not wait for the command
+            current._outer = self._outer  # noqa: SLF001
         await self._timeout.__aexit__(kind, error, trace)
 
     def pause(self) -> None:

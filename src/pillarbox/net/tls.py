@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
+from pillarbox.net.binding import channel_bindings, note_certificates
 from pillarbox.net.certificates import Given, self_signed
 from pillarbox.net.dns import is_host_name
 from pillarbox.optioncheck import wrong
@@ -51,7 +52,7 @@ class TLSContexts:
         """The context to start TLS with; the self-signed certificate is made when this is first read."""
         if self._lacks_certificate:
             key, cert = self_signed()
-            Given(None, key, cert).load_pairs([self._context])
+            note_certificates(self._context, Given(None, key, cert).load_pairs([self._context]))
             self._lacks_certificate = False
         return self._context
 
@@ -67,6 +68,7 @@ def tls_info(ssl_object: TLSObject) -> TLSInfo:
         # A server gets a certificate only where it asked for one, and then Python lets none in that does not verify.
         # (The verify mode to ask is the base context's; after SNI `ssl_object.context` is another one.)
         authorized=certificate is not None,
+        channel_bindings=channel_bindings(ssl_object),
     )
 
 
@@ -77,7 +79,7 @@ def _base_context(o: Options) -> ssl.SSLContext:
     context = _bare_context(o)
     given = Given(None, o.key, o.cert, o.ca, o.key_password)
     if o.cert is not None:
-        given.load_pairs([context], alone=lambda: _bare_context(o))
+        note_certificates(context, given.load_pairs([context], alone=lambda: _bare_context(o)))
     given.load_authorities(context)
     if o.request_cert and (o.sni_options or o.sni_callback):
         # A TLS 1.3 session resumes under any name: a client that proved itself to the authorities of one host would
@@ -101,7 +103,7 @@ def _host_context(o: Options, host: str, entry: Mapping[str, Any]) -> ssl.SSLCon
     # The switch takes the authorities along: without its own a host keeps the server's.
     authorities = entry.get("ca", o.ca)
     given = Given(host, entry.get("key"), entry.get("cert"), authorities, o.key_password)
-    given.load_pairs([context], alone=lambda: _bare_context(o))
+    note_certificates(context, given.load_pairs([context], alone=lambda: _bare_context(o)))
     given.load_authorities(context)
     if o.ssl_context is not None and authorities is None:
         _copy_authorities(o.ssl_context, context)

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 from pillarbox.errors import ConnectionLost, HandshakeFailed
+from pillarbox.net.apart import Apart
 from pillarbox.net.bulk import Bulk
 from pillarbox.net.timelimit import TimeLimit
 from pillarbox.net.tls import tls_info
@@ -19,7 +20,7 @@ if sys.platform != "win32":
     from termios import FIONREAD
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
     from pillarbox.net.listener import Listener
     from pillarbox.session import TLSInfo
@@ -267,8 +268,12 @@ class TransportWire(asyncio.Protocol):
         self._expiry = reply.LINE_NEVER_ENDS
         return self._wait(LINE_END_TIME + self.listener.connections.interval)
 
-    def block(self) -> bytes:
+    def block(self, most: int | None = None) -> bytes:
         block = self._buffer
+        if most is not None and len(block) - self._at > most:  # only these are copied, not the rest too
+            at = self._at
+            self._at += most
+            return block[at : self._at]
         if block:
             if self._at:
                 block = block[self._at :]
@@ -320,6 +325,9 @@ class TransportWire(asyncio.Protocol):
             task = asyncio.current_task()
             return task is None or task.cancelling() > 0
         return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+    def apart(self, coroutine: Coroutine[Any, Any, None]) -> Apart:
+        return Apart(coroutine)
 
     def time_limit(self, seconds: float) -> TimeLimit:
         return TimeLimit(self, seconds)

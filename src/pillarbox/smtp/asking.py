@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from binascii import Error as Base64Error
-from binascii import a2b_base64, b2a_base64
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
-from inspect import isawaitable
-from logging import DEBUG, INFO, WARNING
+from inspect import isawaitable, iscoroutine
+from logging import WARNING
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import Reject
 from pillarbox.smtp import reply
 from pillarbox.smtp.reply import Refused, Reply
-from pillarbox.smtp.sasl import AuthRequest, InvalidCredential
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
+from pillarbox.smtp.sasl import AuthRequest
+from pillarbox.smtp.wire import ConnectionEnded, TransactionAborted
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -31,17 +29,18 @@ class Rule:
     failure: Reply = reply.LOCAL_ERROR
 
 
-ON_CONNECT = Rule("on_connect", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
-ON_SECURE = Rule("on_secure", Reply(554, "5.7.1", "Error: connection refused"), reply.LOCAL_ERROR_CLOSING)
+ON_CONNECT = Rule("on_connect", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
+ON_SECURE = Rule("on_secure", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
-ON_MAIL_FROM = Rule("on_mail_from", Reply(550, "5.7.1", "Error: sender refused"))
-ON_RCPT_TO = Rule("on_rcpt_to", Reply(550, "5.1.1", "Error: recipient refused"))
-ON_EHLO = Rule("on_ehlo", Reply(550, "5.7.1", "Error: access denied"))
-ON_VRFY = Rule("on_vrfy", Reply(550, "5.1.1", "Error: no such user"))
-ON_EXPN = Rule("on_expn", Reply(550, "5.1.1", "Error: no such mailing list"))
-ON_HELP = Rule("on_help", Reply(504, "5.5.4", "Error: no help on that"))
-ON_DATA = Rule("on_data", Reply(450, "4.3.0", "Error: message refused, try again later"))
-_XCLIENT_LOGIN = Rule("on_auth", Reply(550, "5.7.8", "Error: LOGIN refused"), reply.AUTH_FAILED_HERE)
+ON_SCRAM = Rule("on_scram", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
+ON_MAIL_FROM = Rule("on_mail_from", reply.SENDER_REFUSED)
+ON_RCPT_TO = Rule("on_rcpt_to", reply.RECIPIENT_REFUSED)
+ON_EHLO = Rule("on_ehlo", reply.HELLO_REFUSED)
+ON_VRFY = Rule("on_vrfy", reply.NO_SUCH_USER)
+ON_EXPN = Rule("on_expn", reply.NO_SUCH_LIST)
+ON_HELP = Rule("on_help", reply.NO_HELP)
+ON_DATA = Rule("on_data", reply.MESSAGE_REFUSED)
+_XCLIENT_LOGIN = Rule("on_auth", reply.LOGIN_REFUSED, reply.AUTH_FAILED_HERE)
 
 
 class Asking:
@@ -71,11 +70,11 @@ class Asking:
         except (Refused, ConnectionEnded, TransactionAborted):
             raise
         except BaseException as error:
-            await self._failed(error)
+            await self.failed(error)
             raise Refused(rule.failure) from error
         return answer
 
-    async def _failed(self, error: BaseException) -> None:
+    async def failed(self, error: BaseException) -> None:
         """Report a handler's failure, whatever it raised; what ends the connection or the program goes on up."""
         if self.wire.ends_with(error):
             raise error
@@ -112,8 +111,8 @@ class Asking:
         """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
         try:
             await self._tell("on_reset", self.session)
-        except Exception as error:  # noqa: BLE001 - whatever it was, the answer is 250
-            await self.report(error)
+        except BaseException as error:  # noqa: BLE001 - whatever it was, the answer is 250
+            await self.failed(error)
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:
         return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
@@ -124,10 +123,15 @@ class Asking:
         """Yield the replies of LMTP that ``on_data``'s answer means."""
         # RFC 2033 4.2: "after the final ".", the server … returns one reply for each previously successful RCPT
         # command in the mail transaction, in the order that the RCPT commands were issued."
-        for entry in await self._for_each_recipient(answer):
-            if hasattr(entry, "__await__"):
-                self.wire.flush()  # those before are known and need not wait
-            yield await self.message_reply(entry)
+        entries = await self._for_each_recipient(answer)
+        try:
+            while entries:
+                entry = entries.pop(0)
+                if hasattr(entry, "__await__"):
+                    self.wire.flush()  # those before are known and need not wait
+                yield await self.message_reply(entry)
+        finally:
+            self.let_go(entries)
 
     async def _for_each_recipient(self, answer: object) -> list[object]:
         recipients = len(self.session.envelope.rcpt_to)
@@ -135,22 +139,35 @@ class Asking:
             return [answer] * recipients
         if len(answer) == recipients:
             return list(answer)
+        self.let_go(answer)
         await self.report(ValueError(f"on_data returned {len(answer)} replies for {recipients} recipients"))
         return [Refused(reply.LOCAL_ERROR)] * recipients
+
+    def let_go(self, answer: object) -> None:
+        """Close or cancel what ``on_data`` returned to be awaited, where nobody is left to be answered with it."""
+        # A message that the client did not finish, or that was refused, must not be delivered; and a coroutine that is
+        # forgotten would warn of it.
+        for entry in answer if isinstance(answer, list | tuple) else (answer,):
+            end = entry.close if iscoroutine(entry) else getattr(entry, "cancel", None)
+            if end is not None and hasattr(entry, "__await__"):
+                end()
 
     async def message_reply(self, answer: object) -> Reply:
         """Return the reply that one answer of ``on_data`` means."""
         try:
             while isawaitable(answer):
                 answer = await self._in_time(answer)
-            if isinstance(answer, BaseException):  # as asyncio.gather returns it
+            if isinstance(answer, list | tuple) and any(hasattr(entry, "__await__") for entry in answer):
+                self.let_go(answer)  # 250 would promise what is not done yet
+                raise TypeError("on_data returned a list of awaitables where one answer was due")
+            if isinstance(answer, BaseException) and not isinstance(answer, Reject | Refused):  # as asyncio.gather does
                 raise answer
         except (Reject, Refused) as refusal:
-            answer = refusal
+            return self._reply_for(refusal)
         except ConnectionEnded:
             raise
         except BaseException as error:  # noqa: BLE001 - as for every hook
-            await self._failed(error)
+            await self.failed(error)
             return reply.LOCAL_ERROR
         return self._reply_for(answer)
 
@@ -158,7 +175,7 @@ class Asking:
         if answer is None:
             return self.service.accepted
         if isinstance(answer, str):
-            return Reply(250, "2.6.0", answer, utf8=self.session.envelope.smtp_utf8)
+            return reply.message_accepted(answer)
         if isinstance(answer, Reject):
             return self._refusal(answer, ON_DATA)
         if isinstance(answer, Refused):
@@ -182,11 +199,18 @@ class Asking:
             problem = "on_auth returned a dict: return the user itself, or raise Reject"
             self.service.log.event(WARNING, "error", self.session, problem)
             raise Refused(reply.AUTH_FAILED_HERE)
-        if not await self._is_true(user, rule):
+        if not await self.is_true(user, rule):
             raise Reject(rule.refusal.code, rule.refusal.text, enhanced=rule.refusal.enhanced)
-        return request.username if user is True else user
+        if user is not True:
+            return user
+        if not request.username:
+            problem = "on_auth returned True for a %s login without a name: return the user that the credential means"
+            self.service.log.event(WARNING, "error", self.session, problem, request.method)
+            raise Refused(rule.failure)
+        return request.username
 
-    async def _is_true(self, user: object, rule: Rule) -> bool:
+    async def is_true(self, user: object, rule: Rule) -> bool:
+        """Whether an answer accepts; raises Refused where it cannot be asked."""
         try:
             return bool(user)
         except Exception as error:
@@ -199,70 +223,4 @@ class Asking:
             return await self.verify(AuthRequest("XCLIENT", login, authcid=login), _XCLIENT_LOGIN)
         except Reject as reject:
             # Its refusal is 550, whatever on_auth says to a client of its own.
-            raise Refused(Reply(550, "5.7.8", reject.text or _XCLIENT_LOGIN.refusal.text)) from reject
-
-
-class _Exchange:
-    """One AUTH command under way (RFC 4954 4)."""
-
-    def __init__(self, asking: Asking, write: Callable[[bytes], None]) -> None:
-        self._asking = asking
-        self._write = write
-        self.host = asking.service.options.name
-
-    async def challenge(self, octets: bytes) -> bytes:
-        answer = await self._line_after(octets)
-        # RFC 4954 4: 'If the client wishes to cancel the authentication exchange, it issues a line with a single "*".'
-        if answer == b"*":
-            raise Refused(reply.AUTH_ABORTED)
-        return _decoded(answer)
-
-    async def tell(self, octets: bytes) -> None:
-        await self._line_after(octets)
-
-    async def _line_after(self, octets: bytes) -> bytes:
-        self._write(b"334 " + b2a_base64(octets, newline=False) + b"\r\n")
-        asking = self._asking
-        line = await read_line(asking.wire, MAX_AUTH_LINE)
-        if len(line) > MAX_AUTH_LINE:
-            raise Refused(reply.LINE_TOO_LONG)
-        asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
-        if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
-            raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
-        return asking.service.stripped(line)
-
-    async def verify(self, request: AuthRequest) -> object:
-        asking = self._asking
-        try:
-            user = await asking.verify(request)
-        except Reject:
-            asking.service.log.event(INFO, "auth", asking.session, "authentication failed for %s", request.username)
-            raise
-        asking.session.username = request.username
-        asking.service.log.event(INFO, "auth", asking.session, "authenticated as %s", request.username)
-        return user
-
-
-def _decoded(octets: bytes) -> bytes:
-    try:
-        return a2b_base64(octets, strict_mode=True)
-    except Base64Error:
-        raise InvalidCredential("not base64") from None
-
-
-async def authenticate(asking: Asking, argument: str, write: Callable[[bytes], None]) -> object:
-    """Run the exchange that ``AUTH argument`` begins and return the user; raises Refused."""
-    name, *initial = argument.split(" ")
-    if not name or len(initial) > 1:
-        raise Refused(reply.syntax("AUTH mechanism [initial-response]"))
-    mechanism = asking.service.mechanisms.get(name.upper()) if name.isascii() else None
-    if mechanism is None:
-        raise Refused(reply.UNKNOWN_MECHANISM)
-    try:
-        # RFC 4954 4: 'a single "=" … indicates that the response is present, but contains no data'
-        first = None if not initial else b"" if initial[0] == "=" else _decoded(initial[0].encode())
-        return await mechanism(_Exchange(asking, write), first)
-    except InvalidCredential as problem:
-        raise Refused(reply.INVALID_USERDATA) from problem
-    except Reject as reject:
-        raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject
+            raise Refused(reply.login_refused(reject.text)) from reject

@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from pillarbox.smtp import reply
 from pillarbox.smtp.body import BareNewline, checked, worse
-from pillarbox.smtp.reply import Refused, Reply
+from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.wire import ConnectionEnded
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from pillarbox.smtp.conversation import Conversation
+    from pillarbox.smtp.wire import Apart
 
 # RFC 1870 3 gives a size 20 digits; more would only be there to break something.
 _MAX_DIGITS = 20
@@ -32,11 +33,12 @@ def parse(argument: str) -> tuple[int, bool]:
 class Chunks:
     """What a message stream reads instead of the wire: the octets of chunks; between them commands are served."""
 
-    __slots__ = ("_conversation", "_decoder", "_left", "_size", "begun", "last")
+    __slots__ = ("_conversation", "_decoder", "_dialogue", "_left", "_size", "begun", "last")
 
     def __init__(self, conversation: Conversation, decoder: ChunkDecoder) -> None:
         self._conversation = conversation
         self._decoder = decoder
+        self._dialogue: Apart | None = None  # what follows the chunk, once that is answered
         self._size = self._left = 0
         self.last = False  # whether this chunk ends the message
         self.begun = False  # a chunk has begun that was waited for
@@ -46,17 +48,14 @@ class Chunks:
         self._size = self._left = size
         self.last = last
         self._decoder.ending = last and not size
+        self._dialogue = None
         self.begun = True
 
     def block(self) -> bytes:
         """Return what has come of this chunk."""
         if not self._left:
             return b""
-        wire = self._conversation.wire
-        block = wire.block()
-        if len(block) > self._left:
-            wire.unread(block[self._left :])
-            block = block[: self._left]
+        block = self._conversation.wire.block(self._left)
         self._left -= len(block)
         self._decoder.ending = self.last and not self._left
         return block
@@ -70,11 +69,21 @@ class Chunks:
         raise NotImplementedError
 
     async def _next(self) -> None:
-        conversation = self._conversation
-        # RFC 3030 2: "A 250 response MUST be sent to each successful BDAT data block".
-        conversation.reply(Reply(250, "2.0.0", f"{self._size} octets received"))
-        self.begun = False
-        await conversation.run(between_chunks=True)
+        """Answer the chunk, once, and serve commands until the next: apart from whoever waits for that."""
+        # A handler may give up waiting (a time limit of its own) and wait again or return, and may wait in another
+        # task: neither must cost a command its reply or give a chunk two.
+        if self._dialogue is None:
+            conversation = self._conversation
+            # RFC 3030 2: "A 250 response MUST be sent to each successful BDAT data block".
+            conversation.reply(reply.chunk_received(self._size))
+            self.begun = False
+            self._dialogue = conversation.wire.apart(conversation.run(between_chunks=True))
+        await self._dialogue.wait()
+
+    @property
+    def complete(self) -> bool:
+        """Whether all octets of a chunk have come, and it is still to be answered."""
+        return not self._left and self._dialogue is None
 
     async def skip(self) -> None:
         """Read the rest of this chunk and drop it."""
@@ -82,13 +91,18 @@ class Chunks:
             while not self.block():
                 await self._conversation.wire.more()
 
+    def end(self) -> None:
+        """Serve no more commands for the sake of this message."""
+        if self._dialogue is not None:
+            self._dialogue.cancel()
+            self._dialogue = None
 
-async def discard(conversation: Conversation, size: int, refusal: Reply) -> None:
-    """Read a chunk that is not wanted; raises Refused."""
+
+async def discard(conversation: Conversation, size: int) -> None:
+    """Read a chunk that is not wanted."""
     chunks = Chunks(conversation, ChunkDecoder("accept", binary=True))
     chunks.begin(size, last=True)
     await chunks.skip()
-    raise Refused(refusal)
 
 
 class ChunkDecoder:

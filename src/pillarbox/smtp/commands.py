@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
 from logging import INFO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from pillarbox.errors import Reject
 from pillarbox.extension import Asked, Command
 from pillarbox.session import Address, Envelope, Recipient
 from pillarbox.smtp import params, reply, xclient
@@ -18,8 +19,9 @@ from pillarbox.smtp.asking import (
     ON_RCPT_TO,
     ON_SECURE,
     ON_VRFY,
-    authenticate,
+    Rule,
 )
+from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
 from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
@@ -81,7 +83,9 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         envelope = Envelope()
         params.parse(rest, service.mail_parameters, Asked(service.options, session, envelope, sender))
     if not (argument.isascii() or envelope.smtp_utf8):
-        raise Refused(reply.NEED_SMTPUTF8)
+        raise Refused(reply.SENDER_NEEDS_SMTPUTF8)
+    if service.max_messages is not None and session.transaction > service.max_messages:
+        raise Refused(reply.TOO_MANY_MESSAGES)
     session.envelope = envelope
     if service.hooks["on_mail_from"] is not None:
         return _ask_for_sender(c, sender)
@@ -91,13 +95,18 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
 
 
 async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
+    wished = c.session.envelope.mt_priority
     try:
         await c.asking.ask(ON_MAIL_FROM, sender, c.session)
     except Refused:
         c.session.envelope = Envelope()
         raise
-    c.session.envelope.mail_from = sender
+    envelope = c.session.envelope
+    envelope.mail_from = sender
     c.phase = c.phase & ~CHUNKS | MAIL
+    # RFC 6710 4 has the client told where its message gets another priority than it asked for.
+    if wished is not None and envelope.mt_priority is not None and envelope.mt_priority != wished:
+        return reply.priority_changed(envelope.mt_priority)
     return reply.SENDER_OK
 
 
@@ -112,6 +121,9 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         params.parse(rest, service.rcpt_parameters, Asked(service.options, session, session.envelope, recipient))
     if not (argument.isascii() or session.envelope.smtp_utf8):
         raise Refused(reply.NEED_SMTPUTF8)
+    accepted, limit = session.envelope.rcpt_to, service.max_recipients
+    if accepted and limit is not None and len(accepted) >= limit:
+        raise Refused(reply.TOO_MANY_RECIPIENTS)
     if service.hooks["on_rcpt_to"] is not None:
         return _ask_for_recipient(c, recipient)
     _add_recipient(c, recipient)
@@ -134,8 +146,9 @@ def _add_recipient(c: Conversation, recipient: Recipient) -> None:
         return
     if c.places is None:  # made now, since most messages have one recipient
         c.places = {address_key(recipients[0].address): 0}
-    place = c.places.setdefault(address_key(recipient.address), len(recipients))
-    if place < len(recipients):
+    count = len(recipients)
+    place = c.places.setdefault(address_key(recipient.address), count)
+    if place < count:
         recipients[place] = recipient
     else:
         recipients.append(recipient)
@@ -198,7 +211,7 @@ async def auth(c: Conversation, argument: str) -> Reply:
     """Authenticate the client."""
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
-    c.session.user = await authenticate(c.asking, argument, c.send)
+    c.session.user = await authenticate(c.asking, argument)
     c.phase |= AUTH
     return reply.AUTHENTICATED
 
@@ -253,42 +266,57 @@ def help_(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
 
 async def _ask_for_help(c: Conversation, topic: str) -> Reply:
     text = await c.asking.ask(ON_HELP, topic, c.session)
-    return reply.HELP if text is None else _lines(214, "2.0.0", str(text).splitlines())
+    return reply.HELP if text is None else reply.text_lines(214, "2.0.0", str(text).splitlines())
 
 
 def vrfy(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Neither confirm nor deny a mailbox (RFC 5321 7.3), unless the application does."""
-    argument, utf8 = _without_smtputf8(argument)
-    if not argument:
-        raise Refused(reply.syntax("VRFY address"))
+    argument, utf8 = _mailbox_and_utf8(argument, "VRFY address")
     return reply.CANNOT_VERIFY if c.service.hooks["on_vrfy"] is None else _ask_for_mailbox(c, argument, utf8)
 
 
 async def _ask_for_mailbox(c: Conversation, address: str, utf8: bool) -> Reply:
-    found = await c.asking.ask(ON_VRFY, address, c.session)
-    return reply.CANNOT_VERIFY if found is None else _lines(250, "2.1.5", [str(found)], utf8=utf8)
+    found = await _ask_with_utf8(c, ON_VRFY, address, utf8)
+    if found is None:
+        return reply.CANNOT_VERIFY
+    shown = str(found)
+    return reply.text_lines(250, "2.1.5", [shown], utf8=utf8) if utf8 or shown.isascii() else reply.CANNOT_SHOW
 
 
 async def expn(c: Conversation, argument: str) -> Reply:
     """List the members of a mailing list (RFC 5321 4.1.1.7); known where the application has ``on_expn``."""
-    argument, utf8 = _without_smtputf8(argument)
-    if not argument:
-        raise Refused(reply.syntax("EXPN list"))
-    members = await c.asking.ask(ON_EXPN, argument, c.session)
+    argument, utf8 = _mailbox_and_utf8(argument, "EXPN list")
+    members = await _ask_with_utf8(c, ON_EXPN, argument, utf8)
     if not members:
         raise Refused(ON_EXPN.refusal)
-    return _lines(250, "2.1.5", [members] if isinstance(members, str) else map(str, members), utf8=utf8)
+    shown = [members] if isinstance(members, str) else [str(member) for member in members]
+    if not (utf8 or all(member.isascii() for member in shown)):
+        raise Refused(reply.MAILBOX_NEEDS_UTF8)
+    return reply.text_lines(250, "2.1.5", shown, utf8=utf8)
 
 
-def _without_smtputf8(argument: str) -> tuple[str, bool]:
-    # RFC 6531 3.7.4.2: "VRFY … and EXPN … MAY … be issued … with the parameter SMTPUTF8"
+def _mailbox_and_utf8(argument: str, form: str) -> tuple[str, bool]:
+    """Return whom VRFY or EXPN asks about, and whether the reply may be in UTF-8; raises Refused."""
+    # RFC 6531 3.7.4.2: 'vrfy = "VRFY" SP String [ SP "SMTPUTF8" ] CRLF'.
     text, space, word = argument.rpartition(" ")
-    return (text.rstrip(" "), True) if space and word.upper() == "SMTPUTF8" else (argument, False)
+    utf8 = bool(space) and word.isascii() and word.upper() == "SMTPUTF8"
+    argument = text.rstrip(" ") if utf8 else argument
+    if not argument:
+        raise Refused(reply.syntax(form))
+    if not (utf8 or argument.isascii()):
+        raise Refused(reply.NEED_SMTPUTF8)
+    return argument, utf8
 
 
-def _lines(code: int, enhanced: str, texts: Iterable[str], *, utf8: bool = False) -> Reply:
-    lines = [reply.one_line(text, enhanced, utf8=utf8) for text in texts]
-    return Reply.of_lines(code, lines or [b""], enhanced)
+async def _ask_with_utf8(c: Conversation, rule: Rule, mailbox: str, utf8: bool) -> Any:
+    try:
+        return await c.asking.ask(rule, mailbox, c.session)
+    except Refused as refused:
+        # RFC 6531 3.7.4.2: "Using the SMTPUTF8 parameter with a VRFY or EXPN command enables UTF-8 replies for that
+        # command only."
+        if isinstance(refused.__cause__, Reject):
+            raise Refused(reply.from_reject(refused.__cause__, rule.refusal, utf8=utf8)) from refused.__cause__
+        raise
 
 
 def quit_(_: Conversation, __: str) -> Reply:

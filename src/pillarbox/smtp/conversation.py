@@ -45,12 +45,14 @@ class Conversation:
         "_unauthenticated",
         "_watching",
         "asking",
+        "chunk_recipients",
         "chunk_refusal",
         "chunks",
         "connected",
         "informs",
         "phase",
         "places",
+        "replied",
         "service",
         "session",
         "unrecognized",
@@ -73,7 +75,9 @@ class Conversation:
         self._closing = False
         self._watching = False  # whether the end of the transaction means more than that
         self.chunks: Chunks | None = None  # of the message that comes by BDAT
-        self.chunk_refusal: Reply | None = None
+        self.chunk_refusal: Reply | None = None  # of the chunks behind the one that was refused
+        self.chunk_recipients = 0  # so many recipients that message had
+        self.replied = False  # whether a verb that returned nothing has replied itself
         self.unrecognized = 0
         self._unauthenticated = 0
         self.places: dict[str, int] | None = None  # where a recipient stands, to find it when it is given again
@@ -184,7 +188,10 @@ class Conversation:
         if command is None and _HTTP.match(octets):
             raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
-            self.reply(reply.LINE_TOO_LONG)
+            auth = command is not None and command.verb == "AUTH"
+            self.reply(reply.AUTH_LINE_TOO_LONG if auth else reply.LINE_TOO_LONG)
+            if verb.upper() == b"BDAT":
+                raise ConnectionEnded("BDAT on a line that is too long")
             return None, b""
         if command is None:
             self._not_recognized(octets)
@@ -202,15 +209,18 @@ class Conversation:
         if command.verb == "DATA" and self.wire.pending():
             # What was meant as data must not become commands.
             raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
+        if refused.reply is reply.BAD_CHARACTERS and command.verb == "BDAT":
+            # Nor what stands behind a chunk-size that cannot be read.
+            raise ConnectionEnded("malformed BDAT") from None
 
     def _limit(self, command: Command | None) -> int:
         limit = self._max_length
         return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == "AUTH" else limit
 
     def _not_recognized(self, octets: bytes) -> None:
-        if octets[:5].upper() == b"BDAT ":
-            # Where it is disabled: what follows is a part of a message, and must not become commands.
-            raise ConnectionEnded("BDAT is disabled", reply.NOT_RECOGNIZED)
+        if octets[:4].upper() == b"BDAT":
+            # Where it is disabled or malformed: what follows is a part of a message, and must not become commands.
+            raise ConnectionEnded("BDAT is disabled or malformed", reply.NOT_RECOGNIZED)
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
         if self._counts_unauthenticated and not self.phase & AUTH:
@@ -268,6 +278,7 @@ class Conversation:
 
     def reply(self, answer: Reply) -> None:
         """Send a reply, and keep it in the session if it is a refusal."""
+        self.replied = True
         if answer.code >= 400:
             self.session.error = answer.shown(self._codes)
         octets = answer.coded if self._codes else answer.plain
@@ -293,6 +304,10 @@ class Conversation:
             session.envelope = Envelope()
             session.transaction += 1
             self.places = None
+        if self.service.xforward_peers is not None:
+            # XFORWARD_README: "At the end of the next MAIL FROM transaction (i.e. RSET or DOT), all XFORWARD attributes
+            # are reset to the real client information".
+            del self.session.x_forward
         self.phase &= ~TRANSACTION
 
     def start_over(self) -> None:
@@ -321,6 +336,7 @@ class Conversation:
 
     def _transaction_is_over(self) -> None:
         if self.chunks is not None:
+            self.wire.flush()  # the client need not wait until the handler has noticed
             raise TransactionAborted
         raise ConnectionEnded("the server closes", reply.SHUTTING_DOWN)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from pillarbox.extension import Extension, Parameter
-from pillarbox.smtp import params
+from pillarbox.smtp import delivery, dsn, params
 from pillarbox.smtp.commands import (
     AUTH_COMMAND,
     BDAT_COMMAND,
@@ -27,8 +27,10 @@ def built_in(service: Service) -> Iterator[Extension]:
     o = service.options
     yield Extension(None if o.hide_pipelining else "PIPELINING")  # RFC 2920
     yield from _content(o)
+    yield Extension(_limits(o))  # RFC 9422
     yield Extension(None if o.hide_enhanced_status_codes else "ENHANCEDSTATUSCODES")  # RFC 2034
     yield _dsn(o)
+    yield from _delivery(o)
     yield from _security(service)
     yield _size(service)
     yield from _proxies(service)
@@ -43,9 +45,16 @@ def _content(o: Options) -> Iterator[Extension]:
     """Yield what says how a message is sent and what it holds."""
     yield Extension(None if o.hide_8bitmime else "8BITMIME", mail={"BODY": Parameter(params.body)})  # RFC 6152
     utf8 = Parameter(params.smtputf8, takes_value=False)
-    yield Extension(None if o.hide_smtputf8 else "SMTPUTF8", mail={"SMTPUTF8": utf8})  # RFC 6531
+    # RFC 6531 3.1: "Servers offering this extension MUST provide support for, and announce, the 8BITMIME extension".
+    yield Extension(None if o.hide_smtputf8 or o.hide_8bitmime else "SMTPUTF8", mail={"SMTPUTF8": utf8})
     yield Extension(None if o.hide_chunking else "CHUNKING", [BDAT_COMMAND])  # RFC 3030 2
     yield Extension("BINARYMIME" if o.binarymime else None)  # RFC 3030 3
+
+
+def _limits(o: Options) -> str | None:
+    limits = [("MAILMAX", o.max_messages), ("RCPTMAX", o.max_recipients)]
+    known = [f"{name}={number}" for name, number in limits if number is not None]
+    return None if o.hide_limits or not known else " ".join(["LIMITS", *known])
 
 
 def _dsn(o: Options) -> Extension:
@@ -55,9 +64,26 @@ def _dsn(o: Options) -> Extension:
         return Extension(mail={"RET": raw, "ENVID": raw}, rcpt={"NOTIFY": raw, "ORCPT": raw})
     return Extension(
         "DSN",
-        mail={"RET": Parameter(params.ret), "ENVID": Parameter(params.envid)},
-        rcpt={"NOTIFY": Parameter(params.notify), "ORCPT": Parameter(params.orcpt)},
+        mail={"RET": Parameter(dsn.ret), "ENVID": Parameter(dsn.envid)},
+        rcpt={"NOTIFY": Parameter(dsn.notify), "ORCPT": Parameter(dsn.orcpt)},
     )
+
+
+def _delivery(o: Options) -> Iterator[Extension]:
+    """Yield what says when a message is to be delivered; each is off unless its option is set."""
+    if o.deliver_by is not False:  # RFC 2852
+        # RFC 2852 4: the parameter of the keyword is the least time that is accepted with R.
+        keyword = "DELIVERBY" if o.deliver_by is True else f"DELIVERBY {o.deliver_by}"
+        yield Extension(keyword, mail={"BY": Parameter(delivery.deliver_by)})
+    longest = o.future_release
+    if longest is not None:  # RFC 4865
+        hold = {"HOLDFOR": Parameter(delivery.hold_for), "HOLDUNTIL": Parameter(delivery.hold_until)}
+        yield Extension(lambda _: delivery.future_release(longest), mail=hold)
+    if o.mt_priority is not False:  # RFC 6710
+        keyword = "MT-PRIORITY" if o.mt_priority is True else f"MT-PRIORITY {o.mt_priority}"
+        yield Extension(keyword, mail={"MT-PRIORITY": Parameter(delivery.mt_priority)})
+    if o.rrvs:  # RFC 7293
+        yield Extension("RRVS", rcpt={"RRVS": Parameter(delivery.rrvs)})
 
 
 def _security(service: Service) -> Iterator[Extension]:
@@ -75,10 +101,14 @@ def _security(service: Service) -> Iterator[Extension]:
         return None if session.secure else "STARTTLS"
 
     def require_tls(session: Session) -> str | None:
-        # RFC 8689 4: advertised only where the session is under TLS.
+        # RFC 8689 2: "Following the negotiation of STARTTLS, the SMTP server MUST advertise in the subsequent EHLO
+        # response that it supports REQUIRETLS."
         return "REQUIRETLS" if session.secure else None
 
-    yield Extension(mechanisms, [AUTH_COMMAND], mail={"AUTH": Parameter(params.auth)})  # RFC 4954
+    # RFC 4954 5: "servers that advertise support for this extension MUST support the AUTH parameter to the MAIL FROM
+    # command even when the client has not authenticated itself to the server."
+    submitter = {} if b"AUTH" in service.disabled else {"AUTH": Parameter(params.auth)}
+    yield Extension(mechanisms, [AUTH_COMMAND], mail=submitter)
     yield Extension(None if o.hide_starttls else starttls, [STARTTLS_COMMAND])  # RFC 3207
     flag = Parameter(params.require_tls, takes_value=False)
     yield Extension(None if o.hide_requiretls else require_tls, mail={"REQUIRETLS": flag})

@@ -18,6 +18,7 @@ __all__ = [
     "is_helo_name",
     "parse_address_literal",
     "parse_domain",
+    "parse_mailbox",
     "parse_parameters",
     "split_path",
 ]
@@ -167,6 +168,12 @@ _QUOTED_STRING = re.compile(r'"(?:[^\x00-\x1f"\\\x7f]|\\[ -~])*+"')
 
 # "atext =/ UTF8-non-ascii" (RFC 6531 3.3).
 _NOT_ATEXT = re.compile(r'[\x00-\x20"(),:;<>@\[\\\]\x7f]')
+
+
+def parse_mailbox(text: str, *, lenient: bool = False) -> str:
+    """Check a mailbox that stands in no path, as in the parameter AUTH, and put its domain into normal form."""
+    _refuse_forbidden(text)
+    return _parse_mailbox(text, "FROM", lenient)
 
 
 def _parse_mailbox(mailbox: str, keyword: str, lenient: bool) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from logging import INFO
 from typing import TYPE_CHECKING
 
+from pillarbox.errors import MessageTooLarge
 from pillarbox.smtp import chunks, reply
 from pillarbox.smtp.asking import ON_DATA
 from pillarbox.smtp.body import DataDecoder
@@ -15,6 +16,8 @@ from pillarbox.smtp.stream import MessageStream
 from pillarbox.smtp.wire import ConnectionEnded, TransactionAborted
 
 if TYPE_CHECKING:
+    from pillarbox.errors import Reject
+    from pillarbox.session import Envelope
     from pillarbox.smtp.conversation import Conversation
 
 
@@ -29,15 +32,19 @@ async def data(c: Conversation, argument: str) -> Reply | None:
     c.reply(reply.START_DATA)
     wire.flush()  # the client need not wait until the handler reads
     stream = MessageStream(wire, DataDecoder(service.bare_newline), service.size, service.enforced_size)
-    answer: object
+    answer: object = None
     try:
-        answer = await c.asking.ask(ON_DATA, stream, c.session)
-    except Refused as refused:
-        answer = refused
-    if not stream.close():
-        await stream.drain()
+        try:
+            answer = await c.asking.ask(ON_DATA, stream, c.session)
+        except Refused as refused:
+            answer = Refused(refused.reply)  # not that one: its traceback refers to this frame
+        if not stream.close():
+            await stream.drain()
+    except BaseException as end:
+        _lost(c, stream, c.session.envelope, answer, end)
+        raise
     if stream.refusal is not None:  # stands even where the handler swallowed it
-        answer = Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
+        answer = _in_its_place(c, stream.refusal, answer)
     if answer is None and not service.options.lmtp:
         _end_message(c, stream, service.accepted)
         if not wire.buffered():
@@ -57,7 +64,9 @@ async def bdat(c: Conversation, argument: str) -> None:
         return
     refusal = c.chunk_refusal if c.phase & CHUNKS else c.missing(c.service.for_message)
     if refusal is not None:
-        await chunks.discard(c, size, refusal)
+        await chunks.discard(c, size)
+        _refuse_discarded(c, last, refusal)
+        return
     service = c.service
     decoder = ChunkDecoder(service.bare_newline, binary=c.session.envelope.body_type == "binarymime")
     source = Chunks(c, decoder)
@@ -66,38 +75,57 @@ async def bdat(c: Conversation, argument: str) -> None:
     c.phase |= CHUNKS
     c.begin_chunks(source)
     try:
-        answer = await _received(c, stream)
+        answer = await _received(c, stream, source)
     except TransactionAborted:  # what aborted it has been answered
         return
     finally:
         c.end_chunks()
-    await source.skip()  # a refusal need not wait for the rest of the message, only for that of the chunk
+        source.end()
     await (_finish if source.last else _refuse_chunk)(c, stream, answer)
 
 
-async def _received(c: Conversation, stream: MessageStream) -> object:
+def _refuse_discarded(c: Conversation, last: bool, refusal: Reply) -> None:
+    begun = c.phase & CHUNKS
+    if not (last and c.service.options.lmtp) or not (begun or refusal in (reply.NEED_MAIL, reply.NEED_RCPT)):
+        raise Refused(refusal)
+    # RFC 2033 4.3: a BDAT command with LAST has one reply for each previously successful RCPT command in the mail
+    # transaction, and "if there were no previously successful RCPT commands in the mail transaction, then the BDAT LAST
+    # command returns zero replies": a client that sends ahead counts on that.
+    for _ in range(c.chunk_recipients if begun else 0):
+        c.reply(refusal)
+
+
+async def _received(c: Conversation, stream: MessageStream, source: Chunks) -> object:
     """Return what the handler says of a message, which may be before its last chunk if it refuses it."""
-    answer: object
+    envelope = c.session.envelope
+    answer: object = None
     try:
-        answer = await c.asking.ask(ON_DATA, stream, c.session)
-    except Refused as refused:
-        answer = refused
-    finished = stream.close()
-    if c.phase & MAIL and not (finished or stream.refusal or isinstance(answer, Refused)):
-        await stream.drain(to_refusal=True)
-    if not c.phase & MAIL:  # whatever the handler made of it
-        raise TransactionAborted
-    return answer if stream.refusal is None else Refused(reply.from_reject(stream.refusal, reply.LOCAL_ERROR))
+        try:
+            answer = await c.asking.ask(ON_DATA, stream, c.session)
+        except Refused as refused:
+            answer = Refused(refused.reply)  # not that one: its traceback refers to this frame
+        stream.close()
+        if c.phase & MAIL:
+            # A refusal need not wait for the rest of the message, only for that of the chunk.
+            at_once = isinstance(answer, Refused)
+            await stream.drain(lambda: source.complete and (at_once or stream.refusal is not None))
+        if not c.phase & MAIL:  # whatever the handler made of it
+            raise TransactionAborted
+    except BaseException as end:
+        _lost(c, stream, envelope, answer, end)
+        raise
+    return answer if stream.refusal is None else _in_its_place(c, stream.refusal, answer)
 
 
 async def _refuse_chunk(c: Conversation, stream: MessageStream, answer: object) -> None:
     refusal = await c.asking.message_reply(answer)
     c.reply(refusal)
+    c.chunk_recipients = len(c.session.envelope.rcpt_to)
     _end_message(c, stream, refusal)
     # RFC 3030 2: "the receiver SMTP MUST be prepared to accept and discard additional BDAT chunks already in the
     # pipeline after the failed BDAT": until RSET or a new MAIL.
     c.phase |= CHUNKS
-    c.chunk_refusal = refusal if stream.size_exceeded else reply.CHUNK_AFTER_REFUSAL
+    c.chunk_refusal = refusal if isinstance(stream.refusal, MessageTooLarge) else reply.CHUNK_AFTER_REFUSAL
     _close_with(stream, refusal)
     c.wire.flush()
 
@@ -122,15 +150,31 @@ async def _answer_message(c: Conversation, answer: object) -> Reply:
     return closes or last
 
 
+def _in_its_place(c: Conversation, refusal: Reject, answer: object) -> Refused:
+    """Return the refusal that stands for whatever the handler answered."""
+    c.asking.let_go(answer)
+    refusal.__traceback__ = None  # which refers to the stream, and that to this
+    return Refused(reply.from_reject(refusal, reply.LOCAL_ERROR))
+
+
+def _lost(c: Conversation, stream: MessageStream, envelope: Envelope, answer: object, end: BaseException) -> None:
+    """Note that a message did not come to its end."""
+    c.asking.let_go(answer)
+    _log(c, "aborted", stream, envelope, str(end) or "cut off")
+
+
 def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
     if c.informs:
-        envelope = c.session.envelope
-        c.service.log.event(
-            INFO, "message", c.session, "message from <%s> for %d recipients, %d bytes: %s",
-            str(envelope.mail_from), len(envelope.rcpt_to), stream.byte_length, str(last),
-        )  # fmt: skip
+        _log(c, "message", stream, c.session.envelope, str(last))
     c.unrecognized = 0
     c.reset()
+
+
+def _log(c: Conversation, kind: str, stream: MessageStream, envelope: Envelope, outcome: str) -> None:
+    c.service.log.event(
+        INFO, kind, c.session, "message from <%s> for %d recipients, %d bytes: %s",
+        str(envelope.mail_from), len(envelope.rcpt_to), stream.received, outcome,
+    )  # fmt: skip
 
 
 def _close_with(stream: MessageStream, last: Reply) -> None:

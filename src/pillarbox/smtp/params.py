@@ -1,17 +1,19 @@
-"""The parameters of MAIL and RCPT: how each is read, and where its value goes. ``extensions`` says which there are."""
+"""The parameters of MAIL and RCPT: how each is read, and where its value goes. ``extensions`` says which there are.
+
+Those of delivery reports stand in ``dsn``, those that say when a message is to be delivered in ``delivery``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Literal
 
 from pillarbox.errors import Reject
 from pillarbox.extension import Asked, Parameter
-from pillarbox.session import BodyType, Recipient
+from pillarbox.session import BodyType
 from pillarbox.smtp import reply
-from pillarbox.smtp.grammar import GrammarError, decode_xtext, parse_parameters
-from pillarbox.smtp.reply import Refused, Reply
+from pillarbox.smtp.grammar import GrammarError, decode_xtext, parse_mailbox, parse_parameters
+from pillarbox.smtp.reply import Refused, Reply, wrong_parameter
 
 
 def parse(text: str, table: Mapping[str, Parameter], asked: Asked) -> None:
@@ -19,31 +21,26 @@ def parse(text: str, table: Mapping[str, Parameter], asked: Asked) -> None:
     try:
         found = parse_parameters(text)
     except GrammarError as problem:
-        raise Refused(wrong(str(problem))) from problem
+        raise Refused(wrong_parameter(str(problem))) from problem
     args = asked.address.args
     for keyword, value in found:
         args[keyword] = True if value is None else value
         parameter = table.get(keyword)
         if parameter is None:
-            _check_unknown(keyword, asked)
+            if not asked.options.lenient_parameters:
+                raise Refused(reply.unknown_parameter(keyword))
         elif not value if parameter.takes_value else value is not None:
-            raise Refused(wrong(f"parameter {keyword} {'needs a' if parameter.takes_value else 'takes no'} value"))
+            needs = "needs a" if parameter.takes_value else "takes no"
+            raise Refused(wrong_parameter(f"parameter {keyword} {needs} value"))
         else:
             meant = _applied(parameter, asked, value or "")
             if meant is not None:
                 args[keyword] = meant
 
 
-def _check_unknown(keyword: str, asked: Asked) -> None:
-    # RFC 5321 4.1.1.11: "If the server SMTP does not recognize or cannot implement one or more of the parameters
-    # associated with a particular MAIL FROM or RCPT TO command, it will return code 555."
-    if not asked.options.lenient_parameters:
-        raise Refused(Reply(555, "5.5.4", f"Error: parameter {keyword} is not supported"))
-
-
 def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
     try:
-        return parameter.apply(asked, value)
+        return _not_awaitable(parameter.apply(asked, value))
     except Reject as reject:
         raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
     except Refused:
@@ -52,9 +49,11 @@ def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
         raise Refused(reply.LOCAL_ERROR, error) from error
 
 
-def wrong(problem: str) -> Reply:
-    """Return the reply to a parameter whose value is wrong."""
-    return Reply(501, "5.5.4", f"Error: {problem}")
+def _not_awaitable(meant: object) -> object:
+    if hasattr(meant, "__await__"):
+        getattr(meant, "close", bool)()  # a coroutine that is forgotten would warn of it
+        raise TypeError(f"a parameter's apply returned {type(meant).__name__}: nothing is awaited here")
+    return meant
 
 
 # --- What each means
@@ -68,7 +67,7 @@ def size(asked: Asked, value: str, too_large: Reply) -> None:
     """SIZE: refuse what would be too large anyway."""
     # RFC 1870 3: 'size-value ::= 1*20DIGIT'.
     if not (value.isascii() and value.isdigit() and len(value) <= 20):
-        raise Refused(wrong("syntax of SIZE"))
+        raise Refused(wrong_parameter("syntax of SIZE"))
     limit = asked.options.size
     if limit is not None and int(value) > limit:
         raise Refused(too_large)
@@ -79,9 +78,9 @@ def body(asked: Asked, value: str) -> None:
     known: dict[str, BodyType] = {"7BIT": "7bit", "8BITMIME": "8bitmime"}
     if asked.options.binarymime:
         known["BINARYMIME"] = "binarymime"
-    body_type = known.get(_upper(value))
+    body_type = known.get(upper(value))
     if body_type is None:
-        raise Refused(wrong(f"BODY must be {' or '.join(known)}"))
+        raise Refused(wrong_parameter(f"BODY must be {' or '.join(known)}"))
     asked.envelope.body_type = body_type
 
 
@@ -92,65 +91,39 @@ def smtputf8(asked: Asked, _: str) -> None:
 
 def require_tls(asked: Asked, _: str) -> None:
     """REQUIRETLS: deliver it over TLS or not at all."""
-    # RFC 8689 2: "the REQUIRETLS SMTP extension … only if the session … is TLS-protected".
+    # RFC 8689 2: "The session itself MUST employ TLS transmission."
     if not asked.session.secure:
-        raise Refused(Reply(530, "5.7.10", "Error: REQUIRETLS needs TLS"))
+        raise Refused(reply.REQUIRETLS_NEEDS_TLS)
     asked.envelope.require_tls = True
+    # RFC 8689 5: "If both RET=FULL and REQUIRETLS are present, the RET=FULL MUST be disregarded." (See `dsn.ret`.)
+    if asked.envelope.dsn.ret == "FULL":
+        asked.envelope.dsn = replace(asked.envelope.dsn, ret="HDRS")
 
 
-def auth(_: Asked, value: str) -> None:
+def auth(asked: Asked, value: str) -> None:
     """AUTH: who submitted it first."""
-    # RFC 4954 5: 'AUTH=' takes '"<>"' or an xtext mailbox; what it says stays in args.
-    if value != "<>":
-        _xtext(value, "AUTH")
+    # RFC 4954 8: "The decoded form of the xtext MUST be either a <mailbox> or the two characters "<>"".
+    mailbox = xtext(value, "AUTH")
+    if mailbox != "<>" and mailbox[:1] == "<" and mailbox[-1:] == ">":  # as curl writes it
+        mailbox = mailbox[1:-1]
+    try:
+        submitter = "" if mailbox == "<>" else parse_mailbox(mailbox, lenient=asked.options.lenient_address_parsing)
+    except GrammarError as problem:
+        raise Refused(wrong_parameter("AUTH must be <> or a mailbox")) from problem
+    # RFC 4954 5: "If the server does not sufficiently trust the authenticated identity of the client, or if the client
+    # is not authenticated, then the server MUST behave as if the AUTH=<> parameter was supplied." Whether a client that
+    # has logged in is to be believed only the application knows.
+    asked.envelope.submitter = submitter if asked.session.user is not None else ""
 
 
-def ret(asked: Asked, value: str) -> None:
-    """RET: what of the message a delivery report returns."""
-    asked.envelope.dsn = replace(asked.envelope.dsn, ret=_one_of_ret(_upper(value)))
-
-
-def _one_of_ret(value: str) -> Literal["FULL", "HDRS"]:
-    if value == "FULL":
-        return "FULL"
-    if value == "HDRS":
-        return "HDRS"
-    raise Refused(wrong("RET must be FULL or HDRS"))
-
-
-def envid(asked: Asked, value: str) -> None:
-    """ENVID: what a delivery report calls the message."""
-    asked.envelope.dsn = replace(asked.envelope.dsn, envid=_xtext(value, "ENVID"))
-
-
-def notify(asked: Asked, value: str) -> None:
-    """NOTIFY: which delivery reports are wanted."""
-    # RFC 3461 4.1: 'notify-esmtp-value = "NEVER" / 1#notify-list-element'.
-    wishes = tuple(_upper(value).split(","))
-    known = all(wish in ("NEVER", "SUCCESS", "FAILURE", "DELAY") for wish in wishes)
-    if not known or ("NEVER" in wishes and len(wishes) > 1) or len(set(wishes)) != len(wishes):
-        raise Refused(wrong("NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
-    if isinstance(asked.address, Recipient):
-        asked.address.dsn = replace(asked.address.dsn, notify=wishes)
-
-
-def orcpt(asked: Asked, value: str) -> None:
-    """ORCPT: the address that a delivery report calls the recipient by."""
-    # RFC 3461 4.2: 'original-recipient-address = addr-type ";" xtext'.
-    kind, semicolon, address = value.partition(";")
-    if not (kind and semicolon and address and kind.isascii() and kind.replace("-", "").isalnum()):
-        raise Refused(wrong("ORCPT must be type;address"))
-    if isinstance(asked.address, Recipient):
-        asked.address.dsn = replace(asked.address.dsn, orcpt=(kind.lower(), _xtext(address, "ORCPT")))
-
-
-def _upper(value: str) -> str:
+def upper(value: str) -> str:
     """Return a keyword in upper case; ASCII only, or "ſ" would pass for "S"."""
     return value.upper() if value.isascii() else value
 
 
-def _xtext(value: str, keyword: str) -> str:
+def xtext(value: str, keyword: str) -> str:
+    """Decode a value; raises Refused."""
     try:
         return decode_xtext(value)
     except GrammarError as problem:
-        raise Refused(wrong(f"{keyword} is not valid xtext")) from problem
+        raise Refused(wrong_parameter(f"{keyword} is not valid xtext")) from problem

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.errors import ConfigurationError
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
-from pillarbox.smtp import reply
+from pillarbox.smtp import reply, sasl
 from pillarbox.smtp.asking import Rule
 from pillarbox.smtp.commands import CORE
 from pillarbox.smtp.extensions import built_in
 from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply, encode
-from pillarbox.smtp.sasl import MECHANISMS
 from pillarbox.smtp.wire import ConnectionEnded
 
 if TYPE_CHECKING:
@@ -39,10 +38,15 @@ class Service:
         self.log = log
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
-        self.mechanisms = {name: MECHANISMS[name] for name in options.auth_methods}
+        given = [sasl.built_in(method) if isinstance(method, str) else method for method in options.auth_methods]
+        self.mechanisms: dict[str, sasl.Mechanism] = {mechanism.name: mechanism for mechanism in given}
+        # Asked for each EHLO: only those that may say no are worth a call.
+        self._depending_mechanisms = {m.name for m in given if type(m).offered is not sasl.Mechanism.offered}
         self.must_authenticate = options.must_authenticate
         self.bare_newline = options.bare_newline
         self.size = options.size
+        self.max_recipients = options.max_recipients
+        self.max_messages = options.max_messages
         self.lenient = options.lenient_address_parsing
         self.auth_needs_tls = options.auth_needs_tls
         self.xclient_peers = Networks(options.use_xclient) or None
@@ -76,16 +80,16 @@ class Service:
         # RFC 2034 4: the greeting and the HELO/EHLO reply carry no enhanced code.
         self.greeting = encode(220, f"{o.name} {protocol} {o.banner}".rstrip())
         self.shutting_down = reply.SHUTTING_DOWN.coded if self.codes else reply.SHUTTING_DOWN.plain
-        self.too_soon = Reply(421, "4.7.0", f"{o.name} You talk too soon")
-        self.too_many_clients = Reply(421, "4.3.2", f"{o.name} Too many connected clients, try again in a moment")
+        self.too_soon = reply.talks_too_soon(o.name)
+        self.too_many_clients = reply.too_many_clients(o.name)
         self.missing = (
             (HELLO, reply.LHLO_FIRST if o.lmtp else reply.HELLO_FIRST),
-            (AUTH, Reply(530, "5.7.0", o.auth_required_message)),
+            (AUTH, reply.authentication_required(o.auth_required_message)),
             (MAIL, reply.NEED_MAIL),
             (RCPT, reply.NEED_RCPT),
         )
         number = "" if o.hide_size or o.size is None else f" {o.size}"
-        self.too_large = Reply(552, "5.3.4", f"Error: message exceeds fixed maximum message size{number}")
+        self.too_large = reply.too_large(number)
         self.enforced_size = self.too_large if o.enforce_size else None
 
     def stripped(self, line: bytes) -> bytes:
@@ -100,7 +104,31 @@ class Service:
 
     def mechanism_names(self, session: Session) -> list[str]:
         """Return the SASL mechanisms that this session may use."""
-        return list(self.mechanisms)
+        if not self._depending_mechanisms:
+            return list(self.mechanisms)
+        return [name for name in self.mechanisms if self._is_offered(name, session)]
+
+    def mechanism(self, name: str, session: Session) -> sasl.Mechanism | None:
+        """Return a mechanism by its name in any case; None where there is none, or not for this session."""
+        upper = name.upper() if name.isascii() else ""
+        return self.mechanisms[upper] if upper in self.mechanisms and self._is_offered(upper, session) else None
+
+    def _is_offered(self, name: str, session: Session) -> bool:
+        if name not in self._depending_mechanisms:
+            return True
+        try:
+            return bool(self.mechanisms[name].offered(session))
+        except Exception as error:  # noqa: BLE001 - an application's; the others are offered nevertheless
+            self.log.event(ERROR, "error", session, "offered() of the mechanism %s failed", name, error=error)
+            return False
+
+    def check_handlers(self) -> None:
+        """Raise ConfigurationError where a mechanism has not the handler that it needs."""
+        for name, mechanism in self.mechanisms.items():
+            handler = mechanism.needs_handler
+            if handler is not None and b"AUTH" not in self.disabled and self.hooks.get(handler) is None:
+                problem = f"option auth_methods: {name} needs the handler {handler}(), and there is none"
+                raise ConfigurationError(problem, "auth_methods")
 
     def may_auth(self, session: Session) -> bool:
         """Whether AUTH would be accepted as far as TLS goes."""
@@ -148,6 +176,8 @@ class Service:
         def checked(session: Session) -> str | None:
             try:
                 line = keyword(session)
+                if hasattr(line, "__await__"):
+                    getattr(line, "close", bool)()
                 return None if line is None else check_keyword(line)
             except Exception as error:  # noqa: BLE001 - an application's; the others are announced nevertheless
                 self.log.event(ERROR, "error", session, "the EHLO keyword of an extension failed", error=error)
@@ -156,14 +186,20 @@ class Service:
         return checked
 
     def _asked(self, command: Command) -> Command:
-        rule = Rule(command.verb, Reply(550, "5.7.1", f"Error: {command.verb} refused"))
+        rule = Rule(command.verb, reply.verb_refused(command.verb))
         self.hooks[command.verb] = command.run
 
         async def run(c: Conversation, argument: str) -> Reply | None:
+            c.replied = False
             answer = await c.asking.ask(rule, c, argument)
-            if answer is None or isinstance(answer, Reply):
+            if isinstance(answer, Reply):
+                if answer.code >= 400:
+                    raise Refused(answer)  # as if it had been raised: 421 closes, and the session keeps it
                 return answer
-            raise Refused(reply.LOCAL_ERROR, TypeError(f"{command.verb} returned {type(answer).__name__}, not a Reply"))
+            if answer is None and c.replied:
+                return None
+            problem = f"{command.verb} returned {type(answer).__name__} and not a Reply: the client waits for one"
+            raise Refused(reply.LOCAL_ERROR, TypeError(problem))
 
         return replace(command, run=run)
 
@@ -183,6 +219,8 @@ class Service:
     def checked_keywords(self, keywords: Any) -> list[bytes]:
         """Return what ``on_ehlo`` wants to be announced; raises Refused where that is not a list of keywords."""
         try:
+            if isinstance(keywords, str):
+                raise TypeError("on_ehlo must return a list of keywords, not one string")
             return [check_keyword(keyword).encode() for keyword in keywords]
         except (TypeError, ConfigurationError) as error:
             raise Refused(reply.LOCAL_ERROR, error) from error

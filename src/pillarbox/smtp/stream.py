@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import MessageTooLarge, Reject
 from pillarbox.smtp.reply import BARE_NEWLINE_IN_DATA
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
+    from collections.abc import Callable, Coroutine
     from email.message import EmailMessage
 
     from pillarbox.smtp.body import DataDecoder
@@ -63,6 +64,11 @@ class MessageStream:
         """Whether it is refused for a bare CR or LF."""
         return self._decoder.flaw is BARE_NEWLINE_IN_DATA
 
+    @property
+    def received(self) -> int:
+        """Octets of the message that were decoded, handed out or not."""
+        return self.byte_length + len(self._spare)
+
     def __anext__(self) -> Coroutine[Any, Any, bytes]:
         return self._block(iterating=True)  # no coroutine of its own
 
@@ -101,19 +107,16 @@ class MessageStream:
 
         return BytesParser(EmailMessage, policy=policy.default).parsebytes(await self.read())
 
-    async def drain(self, *, to_refusal: bool = False) -> None:
-        """Read what is left to the end of data, or to what is refused, and drop it; raises only ConnectionError."""
+    async def drain(self, enough: Callable[[], bool] | None = None) -> None:
+        """Read what is left to the end of data, or until it is enough, and drop it; raises only ConnectionError."""
         self.byte_length += len(self._spare)
         self._spare = b""
         decoder = self._decoder
-        while not decoder.finished:
+        while not (decoder.finished or (enough is not None and enough())):
             while not (octets := self._wire.block()) and not decoder.ending:
                 await self._wire.more()
-            try:
+            with suppress(Reject):  # it stands in `refusal`, and the end has still to be found
                 self._decoded(octets)
-            except Reject:  # it stands in `refusal`, and the end has still to be found
-                if to_refusal:
-                    return
 
     async def _block(self, *, iterating: bool = False) -> bytes:
         if self._closed:
@@ -126,6 +129,8 @@ class MessageStream:
         while self.refusal is None and not decoder.finished:
             while not (octets := wire.block()) and not decoder.ending:
                 await wire.more()
+                if self._closed:  # while a task that on_data left behind waited: what has come is not for it
+                    raise RuntimeError("the message was read after on_data returned")
             block = self._decoded(octets)
             if block:
                 return block
@@ -141,15 +146,23 @@ class MessageStream:
         if decoder.rest:
             self._wire.unread(decoder.rest)
             decoder.rest = b""
-        if decoder.flaw is not None and self.refusal is None:
-            self._refuse(Reject(decoder.flaw.code, decoder.flaw.text, enhanced=decoder.flaw.enhanced))
         length = self.byte_length = self.byte_length + len(block)
         if self._limit is not None and length > self._limit:
             self.size_exceeded = True
-            if self._too_large is not None and self.refusal is None:
-                self._refuse(MessageTooLarge(self._too_large.text))
+        if self.size_exceeded or decoder.flaw is not None:
+            self._refuse()
         return block
 
-    def _refuse(self, refusal: Reject) -> None:
-        self.refusal = refusal
-        raise refusal
+    def _refuse(self) -> None:
+        """Note what the message is refused for, if it is, and raise it the first time."""
+        # Which of several reasons is told must not depend on how the message was cut: so not the first that was seen.
+        flaw = self._decoder.flaw
+        if flaw is not BARE_NEWLINE_IN_DATA and self.size_exceeded and self._too_large is not None:
+            refusal: Reject = MessageTooLarge(self._too_large.text)
+        elif flaw is not None:
+            refusal = Reject(flaw.code, flaw.text, enhanced=flaw.enhanced)
+        else:
+            return
+        first, self.refusal = self.refusal is None, refusal
+        if first:
+            raise refusal

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Coroutine
 
     from pillarbox.session import TLSInfo
     from pillarbox.smtp.reply import Reply
@@ -34,6 +34,16 @@ class TransactionAborted(ConnectionError):
         super().__init__("the client aborted the transaction")
 
 
+class Apart(Protocol):
+    """A coroutine that runs on, whatever becomes of those who wait for it."""
+
+    async def wait(self) -> None:
+        """Return when it has ended; raises what ended it, each time."""
+
+    def cancel(self) -> None:
+        """End it, if it runs."""
+
+
 class Wire(Protocol):
     """One connection, as the protocol needs it.
 
@@ -53,8 +63,8 @@ class Wire(Protocol):
         """
         ...
 
-    def block(self) -> bytes:
-        """Return all octets that are there, maybe none."""
+    def block(self, most: int | None = None) -> bytes:
+        """Return all octets that are there, or at most so many of them; maybe none."""
         ...
 
     def more(self) -> Awaitable[None]:
@@ -84,6 +94,10 @@ class Wire(Protocol):
 
     def ends_with(self, error: BaseException) -> bool:
         """Whether this ends the connection or the program, and is no failure of the handler that it came from."""
+        ...
+
+    def apart(self, coroutine: Coroutine[Any, Any, None]) -> Apart:
+        """Run a coroutine of the conversation apart from the handler that waits for it."""
         ...
 
     def time_limit(self, seconds: float) -> AbstractAsyncContextManager[object]:

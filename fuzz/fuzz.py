@@ -1,0 +1,39 @@
+"""Fuzzing with atheris: ``make fuzz TARGET=dialogue``; libFuzzer's own arguments may follow.
+
+    python fuzz/fuzz.py dialogue [-max_total_time=60] [-runs=10000]
+
+Begins with the seeds of ``fuzz/corpus/TARGET`` and the findings of ``fuzz/findings/TARGET``, keeps what it learns in
+``fuzz/.learned/TARGET``, and writes an input that breaks an invariant to ``fuzz/findings/TARGET``: the tests replay it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+import atheris
+
+HERE = Path(__file__).resolve().parent
+TARGETS = sorted(path.stem for path in (HERE / "invariants").glob("[a-z]*.py"))
+
+
+def main() -> None:
+    """Fuzz one target until it is stopped, or something breaks."""
+    if len(sys.argv) < 2 or sys.argv[1] not in TARGETS:
+        sys.exit(f"usage: python fuzz/fuzz.py {'|'.join(TARGETS)} [libFuzzer's arguments]")
+    name = sys.argv[1]
+    with atheris.instrument_imports(include=["pillarbox"]):
+        target = importlib.import_module(f"invariants.{name}")
+    learned, findings = HERE / ".learned" / name, HERE / "findings" / name
+    folders = [learned, HERE / "corpus" / name, findings]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    arguments = [sys.argv[0], f"-artifact_prefix={findings}/", "-max_len=4096", f"-dict={HERE}/smtp.dict"]
+    arguments += [*map(str, folders), *sys.argv[2:]]
+    atheris.Setup(arguments, target.one)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The PROXY header: a header, a BadHeader or a wish for more; and more octets behind a whole one change nothing."""
+
+from __future__ import annotations
+
+from pillarbox.smtp import proxy
+
+
+def one(octets: bytes) -> None:
+    """Try one input, and all its beginnings."""
+    found = _parsed(octets)
+    for end in range(min(len(octets), 300)):
+        part = _parsed(octets[:end])
+        if part is None:  # more was wanted
+            continue
+        assert part == found, f"{octets[:end]!r} is {part}, {octets!r} is {found}"
+        return
+
+
+def _parsed(octets: bytes) -> object:
+    try:
+        header = proxy.parse(octets)
+    except proxy.BadHeader:
+        return proxy.BadHeader
+    if header is None:
+        assert len(octets) < proxy.MAX_V2, "it wants more than a header may have"
+        return None
+    assert 0 < header.length <= len(octets), header
+    return header

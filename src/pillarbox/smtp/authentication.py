@@ -1,0 +1,142 @@
+"""The AUTH command (RFC 4954): which mechanism it starts, what that may ask of client and application, how it ends."""
+
+from __future__ import annotations
+
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from collections.abc import Collection, Sequence
+from logging import DEBUG, INFO
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.errors import Reject
+from pillarbox.smtp import reply
+from pillarbox.smtp.asking import ON_AUTH, ON_SCRAM, Asking
+from pillarbox.smtp.reply import Refused
+from pillarbox.smtp.sasl import AuthRequest, InvalidCredential, Mechanism, ScramKeys
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
+
+if TYPE_CHECKING:
+    from pillarbox.session import Session
+
+
+async def authenticate(asking: Asking, argument: str) -> object:
+    """Run the exchange that ``AUTH argument`` begins and return the user; raises Refused."""
+    name, *initial = argument.split(" ")
+    if not name or len(initial) > 1:
+        raise Refused(reply.syntax("AUTH mechanism [initial-response]"))
+    mechanism = asking.service.mechanism(name, asking.session)
+    if mechanism is None:
+        raise Refused(reply.UNKNOWN_MECHANISM)
+    exchange = _Exchange(asking)
+    try:
+        # RFC 4954 4: 'a single "=" … indicates that the response is present, but contains no data'
+        first = None if not initial else b"" if initial[0] == "=" else _decoded(initial[0].encode())
+        user = await _run(mechanism, exchange, first)
+    except InvalidCredential as problem:
+        raise Refused(reply.INVALID_USERDATA) from problem
+    except Reject as reject:
+        exchange.note_failure()
+        raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject
+    asking.session.username = exchange.username or (user if isinstance(user, str) else None)
+    _log(asking, "authenticated as %s", asking.session.username)
+    return user
+
+
+async def _run(mechanism: Mechanism, exchange: _Exchange, first: bytes | None) -> object:
+    """Return the user; what an application's own mechanism raises besides is a bug, as in a handler."""
+    asking = exchange.asking
+    try:
+        user = await mechanism.authenticate(exchange, first)
+    except (InvalidCredential, Reject, Refused, ConnectionEnded, TransactionAborted):
+        raise
+    except BaseException as error:
+        await asking.failed(error)
+        raise Refused(reply.AUTH_FAILED_HERE) from error
+    if not await asking.is_true(user, ON_AUTH):
+        raise Reject
+    return user
+
+
+def _log(asking: Asking, text: str, name: str | None) -> None:
+    asking.service.log.event(INFO, "auth", asking.session, text, name or "(no name)")
+
+
+class _Exchange:
+    """What a mechanism works with: ``sasl.Exchange`` over SMTP."""
+
+    def __init__(self, asking: Asking) -> None:
+        self.asking = asking
+        self.host: str = asking.service.options.name
+        self.session: Session = asking.session
+        self.username: str | None = None  # who it is about, as far as that is known
+        self._has_failed = False
+
+    @property
+    def offered(self) -> Collection[str]:
+        return self.asking.service.mechanism_names(self.session)
+
+    async def challenge(self, octets: bytes) -> bytes:
+        answer = await self._line_after(octets)
+        # RFC 4954 4: 'If the client wishes to cancel the authentication exchange, it issues a line with a single "*".'
+        if answer == b"*":
+            raise Refused(reply.AUTH_ABORTED)
+        return _decoded(answer)
+
+    async def tell(self, octets: bytes) -> None:
+        self.note_failure()  # now: many clients hang up when they hear why
+        await self._line_after(octets)
+
+    async def _line_after(self, octets: bytes) -> bytes:
+        asking = self.asking
+        # Not what it says: SCRAM's last challenge and its first are enough to try passwords on.
+        asking.service.log.event(DEBUG, "reply", asking.session, "S: 334 (challenge)")
+        asking.wire.out += b"334 " + b2a_base64(octets, newline=False) + b"\r\n"
+        line = await read_line(asking.wire, MAX_AUTH_LINE)
+        if len(line) > MAX_AUTH_LINE:
+            raise Refused(reply.AUTH_LINE_TOO_LONG)
+        asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
+        if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
+            raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)
+        return asking.service.stripped(line)
+
+    async def verify(self, request: AuthRequest) -> object:
+        self.username = request.username
+        return await self.asking.verify(request)
+
+    def note_failure(self) -> None:
+        """Log once that the login failed."""
+        if not self._has_failed:
+            self._has_failed = True
+            _log(self.asking, "authentication failed for %s", self.username)
+
+    async def scram_keys(self, username: str) -> Sequence[ScramKeys]:
+        self.username = username
+        try:
+            answer = await self.asking.ask(ON_SCRAM, username, self.session)
+        except Refused as refused:
+            # A refusal without a code is how handlers say "no": here it must not tell who exists.
+            if isinstance(refused.__cause__, Reject) and refused.__cause__.code is None:
+                return ()
+            raise
+        try:
+            return _keys(answer)
+        except (TypeError, ValueError) as error:
+            raise Refused(reply.AUTH_FAILED_HERE, error) from error
+
+
+def _keys(answer: Any) -> Sequence[ScramKeys]:
+    """Return what ``on_scram`` answered as a list; raises TypeError or ValueError, without what was answered."""
+    if answer is None:
+        return ()
+    entries = answer if isinstance(answer, list | tuple) else [answer]
+    for entry in entries:
+        if not isinstance(entry, ScramKeys | str):
+            raise TypeError(f"on_scram returned {type(entry).__name__}, not ScramKeys, their text, or None")
+    return [ScramKeys.parse(entry) if isinstance(entry, str) else entry for entry in entries]
+
+
+def _decoded(octets: bytes) -> bytes:
+    try:
+        return a2b_base64(octets, strict_mode=True)
+    except Base64Error:
+        raise InvalidCredential("not base64") from None
