@@ -133,6 +133,8 @@ def test_smtputf8(relay: Start, transport: str) -> None:
     assert (mail.mail_from, mail.rcpt_to, mail.smtp_utf8) == ("λ@example.org", (GREEK,), True)
     assert mail.body_type == "8bitmime"
     assert "Subject: Grüße\r\n\r\nΓειά\r\n".encode() in mail.content
+    # Where RFC 6533 3 has the type utf-8.
+    assert mail.recipient_dsn[GREEK].orcpt == ("rfc822", GREEK)
 
 
 @pytest.mark.proves("Postfix smtp", "a refusal of its own where SMTPUTF8 is needed and not offered")
