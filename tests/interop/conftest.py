@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import trustme
 
+from interop import postfix
 from interop.fronts import Backend
 from interop.peers import HOST, USER, Server, all_mechanisms
 from interop.versions import system, version_of
@@ -110,6 +111,13 @@ def certified(authority: Authority, serving: Serving) -> Iterator[Server]:
     options = {"request_cert": True, "ca": authority.file.read_bytes(), "auth_methods": ["EXTERNAL"]}
     with serving(**options) as running:
         yield running
+
+
+@pytest.fixture
+def relay(authority: Authority, loop_factory: LoopFactory, caplog: pytest.LogCaptureFixture) -> Iterator[postfix.Start]:
+    """What starts a server and a Postfix that relays to it."""
+    with postfix.relays(authority, loop_factory, caplog) as start:
+        yield start
 
 
 @dataclass(frozen=True)

@@ -250,6 +250,17 @@ async def test_orcpt_in_utf8_needs_smtputf8() -> None:
     await replay_every_way(HELLO + f"C: {MAIL}\nS: 250\n{command}S: 553\n", hide_dsn=False)
 
 
+async def test_orcpt_of_postfix_labels_utf8_as_rfc822() -> None:
+    seen = Seen()
+    await replay_every_way(
+        HELLO + f"C: {MAIL} SMTPUTF8\nS: 250\nC: {RCPT} ORCPT=rfc822;+CE+B8@example.com\nS: 250 Accepted\n"
+        f"C: {RCPT} ORCPT=rfc822;+CE@b\nS: 501 Error: ORCPT is not valid xtext\n",
+        hide_dsn=False,
+        on_rcpt_to=seen.on_rcpt_to,
+    )
+    assert seen.recipient.dsn.orcpt == ("rfc822", "θ@example.com")
+
+
 def unitext(address: str, *, ascii_only: bool) -> str:
     """Encode as RFC 6533 3 says."""
     special = {" ", "\\", "+", "="}

@@ -74,7 +74,13 @@ def orcpt(asked: Asked, value: str) -> None:
     if len(value) > _MAX_ORCPT:
         raise Refused(wrong_parameter(f"ORCPT is longer than {_MAX_ORCPT} characters"))
     kind = kind.lower()
-    address = _utf8_address(encoded) if kind == "utf-8" else _ascii_xtext(encoded, "ORCPT")
+    if kind == "utf-8":
+        address = _utf8_address(encoded)
+    elif asked.envelope.smtp_utf8:
+        # Postfix labels every address rfc822, and encodes UTF-8 as it is: to refuse that would be to refuse the mail.
+        address = xtext(encoded, "ORCPT")
+    else:
+        address = _ascii_xtext(encoded, "ORCPT")
     if isinstance(asked.address, Recipient):
         asked.address.dsn = replace(asked.address.dsn, orcpt=(kind, address))
 
