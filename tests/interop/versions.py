@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import platform
 import re
 import shutil
@@ -12,6 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from json import loads
 from os import defpath, environ, pathsep
 from pathlib import Path
+
+from interop.jail import BESIDE
 
 HERE = Path(__file__).parent
 _PATH = pathsep.join([environ.get("PATH", defpath), "/usr/sbin"])
@@ -46,6 +49,19 @@ def _debian(package: str) -> Callable[[], str | None]:
     return _program("dpkg-query", "--show", "--showformat=${Version}", package)
 
 
+def _unpacked(package: str) -> Callable[[], str | None]:
+    """Look into a package that .ci/run unpacked, or else ask for the installed one."""
+
+    def ask() -> str | None:
+        for changes in (BESIDE / package).glob(f"usr/share/doc/{package}/changelog.Debian.gz"):
+            with gzip.open(changes, "rt", encoding="utf-8", errors="replace") as text:
+                if found := re.search(rf"\(({_NUMBER})\)", text.readline()):
+                    return found[1]
+        return _debian(package)()
+
+    return ask
+
+
 def _python(distribution: str) -> Callable[[], str | None]:
     def ask() -> str | None:
         try:
@@ -69,7 +85,7 @@ _WAYS: dict[str, Callable[[], str | None]] = {
     "aiosmtplib": _python("aiosmtplib"),
     "curl": _program("curl", "--version", after="curl "),
     "dovecot": _program("dovecot", "--version"),
-    "exim": _program("exim4", "-bV", after="Exim version "),
+    "exim": _unpacked("exim4-daemon-light"),
     "go net/smtp": _program("go", "version", after="go version go"),
     "go-smtp": _debian("golang-github-emersion-go-smtp-dev"),
     "haproxy": _program("haproxy", "-v", after="[Hh][Aa]-?[Pp]roxy version "),
@@ -77,7 +93,7 @@ _WAYS: dict[str, Callable[[], str | None]] = {
     "msmtp": _program("msmtp", "--version", after="msmtp version "),
     "nginx": _program("nginx", "-v", after="nginx/"),
     "nodemailer": _node("nodemailer"),
-    "opensmtpd": _debian("opensmtpd"),
+    "opensmtpd": _unpacked("opensmtpd"),
     "postfix": _debian("postfix"),
     "smtp-source": _debian("postfix"),
     "smtplib": platform.python_version,
