@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 import pillarbox
+from garbage import no_garbage
 from pillarbox import MessageStream, Session, SMTPServer
 
 PACKAGE = str(Path(pillarbox.__file__).parent)
@@ -199,16 +200,12 @@ async def test_a_body_is_never_read_line_by_line() -> None:
 async def test_a_connection_that_is_over_leaves_nothing_for_the_garbage_collector() -> None:
     async with serving() as address:
         for _ in range(2):
-            gc.collect()
-            gc.disable()
-            client = Client()
-            await client.connect(address)
-            await client.message()
-            await client.say(b"QUIT\r\n")
-            client.socket.close()
-            while any(type(each).__name__ == "Connection" for each in gc.get_objects()):
-                await asyncio.sleep(0.01)
-            gc.enable()
+            async with no_garbage("Connection"):
+                client = Client()
+                await client.connect(address)
+                await client.message()
+                await client.say(b"QUIT\r\n")
+                client.socket.close()
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from garbage import no_garbage
 from pillarbox import Command, Extension, MessageStream, Reject, Reply, Session
 from support import TIMEOUT, Client, Inbox, Served, on_both_loops, pem, recorded, serving, trusting
 
@@ -691,20 +691,10 @@ async def test_nothing_is_left_for_the_garbage_collector(said: str) -> None:
 
     async with serving(on_data=on_data) as served:
         for _ in range(2):
-            client = await served.hello()
-            await client.envelope()
-            gc.collect()
-            gc.disable()
-            try:
+            async with no_garbage(*LEFT):
+                client = await served.hello()
+                await client.envelope()
                 await client.send(said.encode())
                 client.writer.write_eof()
                 await client.rest()
                 await client.close()
-                for _ in range(100):
-                    left = [type(each).__name__ for each in gc.get_objects() if type(each).__name__ in LEFT]
-                    if not left:
-                        break
-                    await asyncio.sleep(0.01)
-            finally:
-                gc.enable()
-        assert not left
