@@ -110,8 +110,15 @@ class _EventRecord(logging.LogRecord):
         self.msecs = int(now % 1 * 1000) + 0.0
         self.relativeCreated += (now - common["created"]) * 1000
         if "taskName" in attributes:  # from Python 3.12 on
-            task = asyncio.current_task()
-            self.taskName = None if task is None else task.get_name()
+            self.taskName = _task_name()
+
+
+def _task_name() -> str | None:
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # outside an event loop
+        return None
+    return None if task is None else task.get_name()
 
 
 class _LineFormatter(logging.Formatter):
