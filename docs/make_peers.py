@@ -46,7 +46,7 @@ _ABSENT = """\
 ## Who is not here
 
 - **Angus Mail** (Java) is Jakarta Mail under its later name. Debian has the earlier one, which is what runs here.
-- **MailKit**: Debian has no package of it, and none of the .NET that its makers build it for.
+- **MailKit**: Debian has no package of it, nor a .NET SDK to build it with.
 """
 
 

@@ -161,6 +161,15 @@ class TestDelivery:
         await (await opened(box, *(data[i : i + size] for i in range(0, len(data), size)))).commit()
         assert files(box) == holds(data.replace(b"\r\n", b"\n"))
 
+    async def test_a_binary_message_stays_as_it_is(self, box: Maildir) -> None:
+        session = Session()
+        session.envelope.body_type = "binarymime"
+        delivery = await box.open(session)
+        for block in (b"Content-Transfer-Encoding: binary\r", b"\n\r\n\0\r\n\n\r"):
+            await delivery.write(block)
+        await delivery.commit()
+        assert files(box) == holds(b"Content-Transfer-Encoding: binary\r\n\r\n\0\r\n\n\r")
+
     async def test_a_small_message_changes_threads_once(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
 

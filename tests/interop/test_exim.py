@@ -1,6 +1,6 @@
 """Exim, which delivers to us by its smtp transport (SMTP and LMTP) and its lmtp transport (a Unix socket).
 
-Debian's packages are built without gsasl, so that it has no SCRAM.
+Debian's exim4-daemon-light is built without gsasl, so that it has no SCRAM.
 """
 
 from __future__ import annotations
@@ -353,7 +353,7 @@ def test_a_callout(relay: Start) -> None:
 # --- What it does apart from the RFC
 
 
-@pytest.mark.proves("Exim", "sends 8-bit text without BODY=8BITMIME, offered or not")
+@pytest.mark.lived_with("Exim", "It sends 8-bit text without BODY=8BITMIME, whether that is offered or not.")
 @pytest.mark.parametrize("offered", [True, False], ids=["offered", "not offered"])
 def test_it_sends_8_bit_text_without_saying_so(relay: Start, offered: bool) -> None:
     """RFC 6152 3 wants BODY=8BITMIME, or a conversion where 8BITMIME is not offered. Exim converts nothing."""

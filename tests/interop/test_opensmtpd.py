@@ -133,12 +133,14 @@ def test_the_reply_of_lmtp(relay: Start, recipient: str, outcome: tuple[str, str
     assert here.mta.outcome(recipient) == outcome
 
 
-@pytest.mark.proves("OpenSMTPD", "LMTP: takes more than one reply after the data for an error, and sends again")
+@pytest.mark.lived_with(
+    "OpenSMTPD", "By LMTP it takes more than one reply after the data for an error: it keeps recipients for later."
+)
 def test_the_replies_of_lmtp_are_too_many_for_it(relay: Start) -> None:
     """RFC 2033 4.2: the server sends one reply for each recipient that it accepted.
 
-    OpenSMTPD reads the first; where others came with it, it gives up (mta_session.c, mta_io) and later sends the
-    message to these recipients again. Messages for one recipient each are the way to live with it.
+    OpenSMTPD reads the first; where others came with it, it gives up (mta_session.c, mta_io) and keeps their
+    recipients for another attempt. Messages for one recipient each are the way to live with it.
     """
     here = relay(LMTP)
     here.mta.sendmail(RECIPIENT, BOB, content=SIMPLE)

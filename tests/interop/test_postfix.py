@@ -122,6 +122,7 @@ def test_its_client_sends_data_where_chunking_is_offered(relay: Start) -> None:
     assert mta.verbs(mail)[:4] == ["EHLO", "MAIL", "RCPT", "DATA"]
 
 
+@pytest.mark.lived_with("Postfix smtp", "It labels an ORCPT in UTF-8 as rfc822, where RFC 6533 has the type utf-8.")
 @pytest.mark.proves("Postfix smtp", "SMTPUTF8")
 @pytest.mark.proves("Postfix lmtp", "SMTPUTF8")
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -268,7 +269,9 @@ def test_a_refusal_in_the_greeting(relay: Start) -> None:
 # --- What it does apart from the RFC
 
 
-@pytest.mark.proves("Postfix smtp", "sends QUIT with the end of the message, and closes without reading its reply")
+@pytest.mark.lived_with(
+    "Postfix smtp", "It sends QUIT with the end of the last message, and closes without reading the reply to it."
+)
 def test_it_sends_quit_with_the_message_and_does_not_wait_for_its_reply(relay: Start) -> None:
     """RFC 5321 4.1.1.10 wants the client to wait for the reply to QUIT; smtp_skip_quit_response is "yes" by default."""
     mta = relay(debug_peer_list=HOST)

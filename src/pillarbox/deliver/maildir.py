@@ -74,7 +74,7 @@ class MaildirDelivery:
         self._session = session
         self._waiting: list[bytes] = []
         self._bytes_waiting = 0
-        self._file = _File(target)
+        self._file = _File(target, binary=session.envelope.body_type == "binarymime")
         self._touched = False  # the disk may hold something of this message
         self._committed = False
 
@@ -122,8 +122,9 @@ class MaildirDelivery:
 class _File:
     """The message's file: its methods run in threads, one at a time, and nothing is written after ``remove``."""
 
-    def __init__(self, target: Maildir) -> None:
+    def __init__(self, target: Maildir, *, binary: bool) -> None:
         self._target = target
+        self._binary = binary  # a CRLF in it may be no line's end: nothing is changed (RFC 3030 3)
         self._one_at_a_time = threading.Lock()
         self._path = target.tmp / _unique_name()
         self._descriptor = -1
@@ -164,7 +165,7 @@ class _File:
         if self._descriptor < 0:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
             self._descriptor = os.open(self._path, flags, 0o600)
-        _write_all(self._descriptor, self._with_lf(chunk))
+        _write_all(self._descriptor, chunk if self._binary else self._with_lf(chunk))
 
     def _with_lf(self, chunk: bytes) -> bytes:
         """Turn CRLF into LF; a CR at the end of a chunk waits for the next one."""
