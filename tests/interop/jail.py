@@ -14,6 +14,8 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from interop.mta import PATIENCE, require_root
 from interop.peers import missing
 
@@ -74,7 +76,7 @@ class Jail:
         said = self._keeper.stdout.readline()
         if said != "ready\n":
             self.__exit__()
-            missing(f"namespaces cannot be made here: {said}")
+            pytest.skip(f"namespaces cannot be made here: {said}")  # CI, too, cannot install a permission
         self._first = Path(f"/proc/{self._keeper.pid}/task/{self._keeper.pid}/children").read_text().strip()
         return self
 

@@ -193,13 +193,15 @@ def test_xclient_without_login(behind: Behind, tmp_path: Path, caplog: pytest.Lo
         deliver(client, content=BIG)
     assert backend.delivery.content == BIG
     assert (backend.client.remote[0], backend.client.hello) == (CLIENT, (hello, HELLO))
-    assert commands(caplog)[:5] == [
+    said = [
         f"EHLO {NAME}",
         f"XCLIENT ADDR={CLIENT} NAME=[UNAVAILABLE]",
         f"{hello} {HELLO}",
         f"MAIL FROM:<{SENDER}>",
         f"RCPT TO:<{RECIPIENT}>",
     ]
+    # It passes on what the client wrote, and smtplib of Python 3.13 writes "from:".
+    assert [command.lower() for command in commands(caplog)[:5]] == [command.lower() for command in said]
     assert front.asked[0]["Auth-SMTP-Helo"] == HELLO
 
 
