@@ -456,19 +456,9 @@ async def test_lmtp_answers_each_chunk_once_and_the_last_for_each_recipient() ->
         await stream.read()
         return ["one", Reject(452, "full")]
 
-    text = """
-        S: 220 mx.test LMTP
-        C: LHLO x
-        S: *
-        S: *
-        S: *
-        S: *
-        S: *
-        S: *
-        S: *
-        C: MAIL FROM:<a@example.org>
-        C: RCPT TO:<b@example.com>
-        C: RCPT TO:<c@example.com>
+    text = (
+        LHLO.format("c")
+        + """
         S: 250
         S: 250
         S: 250
@@ -478,6 +468,7 @@ async def test_lmtp_answers_each_chunk_once_and_the_last_for_each_recipient() ->
         S: 250 one
         S: 452 full
     """
+    )
     await replay_every_way(text, lmtp=True, on_data=on_data)
 
 

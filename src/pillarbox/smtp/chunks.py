@@ -65,8 +65,10 @@ class Chunks:
         return self._conversation.wire.more() if self._left else self._next()
 
     def unread(self, octets: bytes) -> None:
-        """Take nothing back: behind a chunk nothing is read."""
-        raise NotImplementedError
+        """Put octets of this chunk back in front of what is read next."""
+        self._left += len(octets)
+        self._decoder.ending = False
+        self._conversation.wire.unread(octets)
 
     async def _next(self) -> None:
         """Answer the chunk, once, and serve commands until the next: apart from whoever waits for that."""

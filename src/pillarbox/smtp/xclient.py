@@ -42,7 +42,7 @@ def parse(verb: str, argument: str, known: Mapping[str, Callable[[str], str]]) -
             raise Refused(bad_attribute(verb, name))
         values[name] = _value(raw, known[name])
     if not values:
-        raise Refused(syntax(f"{verb} attribute=value …".replace("…", "...")))
+        raise Refused(syntax(f"{verb} attribute=value ..."))
     return values
 
 
