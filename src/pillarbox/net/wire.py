@@ -385,6 +385,7 @@ class TransportWire(asyncio.Protocol):
             raise self._ending
         self.pause()  # what it sends meanwhile waits in the kernel
         self.flush()
+        self._command_time = None
         loop = self._loop
         until = loop.time() + seconds
         # More than once where input that was read before wakes it, or where the loop's timer is early.

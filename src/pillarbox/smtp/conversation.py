@@ -141,10 +141,15 @@ class Conversation:
                 raise
             if end.reply is not None:
                 self.reply(end.reply)
-            if isinstance(end, LimitCrossed):
-                self.service.log.event(INFO, "limit", self.session, "closed: %s", str(end))
-            elif transcript:
-                self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
+            self._log_end(end)
+
+    def _log_end(self, end: ConnectionEnded) -> None:
+        # That the server ends it is worth a line; that the client does, or the whole server, is not.
+        ours = end.reply is not None and end.reply.code >= 400 and end.reply is not reply.SHUTTING_DOWN
+        if isinstance(end, LimitCrossed):
+            self.service.log.event(INFO, "limit", self.session, "closed: %s", str(end))
+        elif ours or self._transcript:
+            self.service.log.event(INFO if ours else DEBUG, "end", self.session, "%s%s", "closed: " * ours, str(end))
 
     @property
     def in_transaction(self) -> bool:
