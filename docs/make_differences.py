@@ -14,12 +14,13 @@ if str(TESTS) not in sys.path:
     sys.path.insert(0, str(TESTS))
 
 from differential.dialogues import DIALOGUES  # noqa: E402 - found by the line above
-from differential.differences import AIOSMTPD, DIFFERENCES, NODE, OPEN, POLICY, POSTFIX, Difference  # noqa: E402
+from differential.differences import DIFFERENCES  # noqa: E402
+from differential.entry import AIOSMTPD, NODE, OPEN, POLICY, POSTFIX, Difference  # noqa: E402
 
 PAGE = Path(__file__).with_name("differences.md")
 
 _HEAD = """\
-<!-- Made by docs/make_differences.py from tests/differential/differences.py: change the table there, then "make docs". -->
+<!-- Made by docs/make_differences.py from tests/differential/differences*.py: change it there, then "make docs". -->
 
 # Differences
 

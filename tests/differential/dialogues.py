@@ -5,6 +5,17 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator
 
+from differential.forms import (
+    ADDRESSES,
+    DSN_PARAMETERS,
+    FALSE_ENDS,
+    FORMS,
+    MAIL_PARAMETERS,
+    RCPT_DSN_PARAMETERS,
+    RCPT_FORMS,
+    RCPT_PARAMETERS,
+    SMUGGLED,
+)
 from differential.play import TLS, Dialogue, Step, answer, content, group, raw, step
 
 EHLO = "EHLO client.example.org"
@@ -162,181 +173,15 @@ def _line_ends() -> Iterator[Dialogue]:
     yield dialogue("an unknown verb of 600 octets", EHLO, "X" * 598, "NOOP")
 
 
-ADDRESSES = {
-    "ann@example.org": "plain",
-    "Ann.Smith+tag@example.org": "dots and plus",
-    "a!#$%&'*/=?^_`{|}~-b@example.org": "all of atext",
-    '"ann"@example.org': "a quoted local part",
-    '"ann smith"@example.org': "quoted with a space",
-    '"ann@home"@example.org': "quoted with @",
-    '"a>b"@example.org': "quoted with >",
-    '"a\\"b"@example.org': "quoted with a quoted quote",
-    '"a\\\\"@example.org': "quoted with a backslash",
-    '""@example.org': "an empty quoted string",
-    '"ann@example.org': "a quote that is not closed",
-    '"a"b@example.org': "a quoted string and an atom",
-    '"a"."b"@example.org': "two quoted strings",
-    'a"b@example.org': "a quote in an atom",
-    "a\\@b@example.org": "a backslash outside quotes",
-    "a\\b@example.org": "a backslash",
-    "a,b@example.org": "a comma",
-    "a:b@example.org": "a colon",
-    "a;b@example.org": "a semicolon",
-    "a[b@example.org": "an opening bracket",
-    "a]b@example.org": "a closing bracket",
-    "a)b@example.org": "a parenthesis",
-    ".ann@example.org": "a leading dot",
-    "ann.@example.org": "a trailing dot",
-    "a..b@example.org": "two dots",
-    "@example.org": "no local part",
-    "ann@": "no domain",
-    "ann": "no @",
-    "a@b@example.org": "two @",
-    "ann smith@example.org": "a space",
-    "ann(comment)@example.org": "a comment",
-    "ann@example.org (comment)": "a comment behind",
-    "ann@example": "a single label",
-    "ann@example.org.": "a dot behind the domain",
-    "ann@.example.org": "a dot before the domain",
-    "ann@example..org": "two dots in the domain",
-    "ann@-example.org": "a label that begins with a hyphen",
-    "ann@example-.org": "a label that ends with a hyphen",
-    "ann@exam_ple.org": "an underscore in the domain",
-    "ann@exa mple.org": "a space in the domain",
-    "ann@xn--gre-6ka8i.example": "an A-label",
-    "ann@xn--gre--6ka8i.example": "what looks like an A-label",
-    "ann@exam\\ple.org": "a backslash in the domain",
-    "ann@exam+ple.org": "a plus sign in the domain",
-    "ann@xn--\u00e4.example": "an A-label that is none",
-    "ann@[192.0.2.1]": "an IPv4 literal",
-    "ann@[IPv6:2001:db8::1]": "an IPv6 literal",
-    "ann@[ipv6:2001:DB8:0:0::1]": "an IPv6 literal written otherwise",
-    "ann@[2001:db8::1]": "an IPv6 literal without its tag",
-    "ann@[999.0.2.1]": "a literal that is no address",
-    "ann@[192.0.2.1": "a literal that is not closed",
-    "ann@[]": "an empty literal",
-    "ann@[tag:content]": "a literal of an unknown tag",
-    "ann@192.0.2.1": "an address without brackets",
-    "@relay.example:ann@example.org": "a source route",
-    "@a.example,@b.example:ann@example.org": "a source route of two",
-    "@a.example:": "a source route without an address",
-    "@a.example,b.example:ann@example.org": "a source route that is malformed",
-    "ann%example.org@relay.example": "a percent sign",
-    "relay!ann@example.org": "an exclamation mark",
-    "a" * 64 + "@example.org": "a local part of 64 octets",
-    "a" * 65 + "@example.org": "a local part of 65 octets",
-    "ann@" + "a" * 63 + ".example": "a label of 63 octets",
-    "ann@" + "a" * 64 + ".example": "a label of 64 octets",
-    "an@" + ".".join(["a" * 60] * 4) + ".example": "a path of 256 octets",
-    "ann@" + ".".join(["a" * 60] * 4) + ".example": "a path of 257 octets",
-    "ann@" + ".".join(["a" * 60] * 5) + ".example": "a path of more than 256 octets",
-    "": "nothing",
-    " ": "a space alone",
-    " ann@example.org": "a space before",
-    "ann@example.org ": "a space behind",
-    "<ann@example.org>": "brackets twice",
-    "an\x07n@example.org": "a control character",
-    "an\u200bn@example.org": "an invisible character",
-    "grüße@example.org": "UTF-8 without SMTPUTF8",
-    "ann@grüße.example": "a U-label without SMTPUTF8",
-    "postmaster": "the postmaster without a domain",
-    "Postmaster": "the Postmaster without a domain",
-}
-
-_FORMS = (
-    "MAIL FROM: <ann@example.org>",
-    "MAIL FROM :<ann@example.org>",
-    "MAIL  FROM:<ann@example.org>",
-    "MAIL FROM : <ann@example.org>",
-    "MAIL FROM:ann@example.org",
-    "MAIL FROM: ann@example.org",
-    "MAIL FROM:Ann <ann@example.org>",
-    "MAIL FROM:<ann@example.org",
-    "MAIL FROM:ann@example.org>",
-    "MAIL FROM:<ann@example.org>>",
-    "MAIL FROM:<ann@example.org>x",
-    "MAIL FROM:<ann@example.org><b@example.org>",
-    "MAIL FROM:<ann@example.org>SIZE=1",
-    "MAIL FROM:<ann@example.org>  SIZE=1",
-    "MAIL FROM:<ann@example.org>\tSIZE=1",
-    "MAIL FROM:<ann@example.org> ",
-    "MAIL FROM <ann@example.org>",
-    "MAIL FROM=<ann@example.org>",
-    "MAIL <ann@example.org>",
-    "MAIL TO:<ann@example.org>",
-    "MAIL FROM:",
-    "MAIL FROM",
-    "mail from:<ann@example.org>",
-    "Mail From:<ann@example.org>",
-    "MAIL ſROM:<ann@example.org>",
-)
-_RCPT_FORMS = (
-    "RCPT TO: <bob@example.com>",
-    "RCPT TO : <bob@example.com>",
-    "RCPT TO:bob@example.com",
-    "RCPT FROM:<bob@example.com>",
-    "RCPT <bob@example.com>",
-    "RCPT TO:<bob@example.com>x",
-    "RCPT TO:<bob@example.com>,<c@example.com>",
-    "RCPT TO:<bob@example.com> <c@example.com>",
-    "RCPT TO:",
-    "RCPT TO",
-    "rcpt to:<bob@example.com>",
-)
-
-
 def _addresses() -> Iterator[Dialogue]:
     for address, what in ADDRESSES.items():
         sent = ("DATA", content())
         yield dialogue(f"a sender: {what}", EHLO, f"MAIL FROM:<{address}>", RCPT, *sent)
         yield dialogue(f"a recipient: {what}", EHLO, MAIL, f"RCPT TO:<{address}>", *sent)
-    for form in _FORMS:
+    for form in FORMS:
         yield dialogue(f"the form {form!r}", EHLO, form, RCPT)
-    for form in _RCPT_FORMS:
+    for form in RCPT_FORMS:
         yield dialogue(f"the form {form!r}", EHLO, MAIL, form, "DATA", content())
-
-
-MAIL_PARAMETERS = (
-    "SIZE=100",
-    "size=100",
-    "SIZE=0",
-    "SIZE=1000001",
-    "SIZE=12345678901234567890",
-    "SIZE=123456789012345678901",
-    "SIZE=-1",
-    "SIZE=x",
-    "SIZE=",
-    "SIZE",
-    "SIZE=1 SIZE=2",
-    "BODY=7BIT",
-    "BODY=8BITMIME",
-    "body=8bitmime",
-    "BODY=9BIT",
-    "BODY",
-    "BODY=",
-    "BODY=BINARYMIME",
-    "BODY=7BIT BODY=8BITMIME",
-    "FOO",
-    "FOO=bar",
-    "FOO=",
-    "=bar",
-    "-FOO=bar",
-    "F_O=bar",
-    "FOO=a=b",
-    "AUTH=<>",
-    "REQUIRETLS",
-    "SIZE=1 BODY=8BITMIME",
-    "SIZE=1,BODY=8BITMIME",
-    "NOTIFY=NEVER",
-)
-DSN_PARAMETERS = ("RET=FULL", "RET=HDRS", "ret=hdrs", "RET=x", "RET=", "RET", "ENVID=abc", "ENVID=a+2Bb", "ENVID=a+2bb",
-                   "ENVID=a+b", "ENVID=", "ENVID", "RET=FULL RET=HDRS", "RET=FULL ENVID=x")  # fmt: skip
-_RCPT_PARAMETERS = ("FOO", "FOO=bar", "SIZE=1", "=")
-RCPT_DSN_PARAMETERS = ("NOTIFY=NEVER", "NOTIFY=SUCCESS,FAILURE", "NOTIFY=SUCCESS,FAILURE,DELAY", "notify=never",
-                        "NOTIFY=NEVER,SUCCESS", "NOTIFY=x", "NOTIFY=", "NOTIFY", "NOTIFY=SUCCESS,SUCCESS",
-                        "NOTIFY=NEVER NOTIFY=NEVER", "ORCPT=rfc822;bob@example.com", "ORCPT=rfc822;bob+40example.com",
-                        "ORCPT=rfc822;bob+4example.com", "ORCPT=bob@example.com", "ORCPT=rfc822;", "ORCPT=", "ORCPT",
-                        "RET=FULL")  # fmt: skip
 
 
 def _parameters() -> Iterator[Dialogue]:
@@ -344,7 +189,7 @@ def _parameters() -> Iterator[Dialogue]:
         yield dialogue(f"MAIL with {words}", EHLO, f"{MAIL} {words}", RCPT)
     for words in DSN_PARAMETERS:
         yield dialogue(f"MAIL with {words}", EHLO, f"{MAIL} {words}", RCPT, needs="DSN")
-    for words in _RCPT_PARAMETERS:
+    for words in RCPT_PARAMETERS:
         yield dialogue(f"RCPT with {words}", EHLO, MAIL, f"{RCPT} {words}", "DATA", content())
     for words in RCPT_DSN_PARAMETERS:
         yield dialogue(f"RCPT with {words}", EHLO, MAIL, f"{RCPT} {words}", "DATA", content(), needs="DSN")
@@ -373,16 +218,9 @@ def _utf8() -> Iterator[Dialogue]:
     yield dialogue("a body in UTF-8 without 8BITMIME", *BEGUN, "DATA", content("grüße\r\n.\r\n".encode()))
 
 
-# What may pass for an end of data: none of these is one (RFC 5321 4.1.1.4).
-_FALSE_ENDS = (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n",
-               b"\r\n.\r\r\n", b"\n\r\n.\n", b"\r\r\n.\n", b"\r\n .\r\n", b"\r\n. \r\n", b"\r\n..\r\n",
-               b"\r\n.\t\r\n")  # fmt: skip
-_SMUGGLED = b"MAIL FROM:<evil@example.net>\r\nRCPT TO:<victim@example.com>\r\nDATA\r\nevil\r\n.\r\n"
-
-
 def _content() -> Iterator[Dialogue]:
-    for end in _FALSE_ENDS:
-        yield dialogue(f"{end!r} is no end of data", *BEGUN, "DATA", content(b"one" + end + _SMUGGLED))
+    for end in FALSE_ENDS:
+        yield dialogue(f"{end!r} is no end of data", *BEGUN, "DATA", content(b"one" + end + SMUGGLED))
         yield dialogue(f"{end!r} within a message", *BEGUN, "DATA", content(b"one" + end + b"two\r\n.\r\n"))
     for name, octets in {
         "an empty message": b".\r\n",
@@ -530,7 +368,8 @@ def _auth() -> Iterator[Dialogue]:
 def all_of_them() -> list[Dialogue]:
     """Return the whole table; each name stands once."""
     makers = (
-        _hellos, _order, _verbs, _line_ends, _addresses, _parameters, _utf8, _content, _chunks, _pipelining, _tls, _auth,
+        _hellos, _order, _verbs, _line_ends, _addresses, _parameters, _utf8, _content, _chunks, _pipelining, _tls,
+        _auth,
     )  # fmt: skip
     return [one for make in makers for one in make()]
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from random import Random
 
-from differential.dialogues import ADDRESSES, DSN_PARAMETERS, EHLO, HELO, MAIL_PARAMETERS, RCPT_DSN_PARAMETERS
+from differential.dialogues import EHLO, HELO
+from differential.forms import ADDRESSES, DSN_PARAMETERS, MAIL_PARAMETERS, RCPT_DSN_PARAMETERS
 from differential.play import Dialogue, Step, content, group, raw, step
 
 _LENGTH = 14
 
 # Words of a message, among them what may pass for its end.
 _WORDS = (b"one", b"two", b"\r\n", b"\r\n", b"\n", b"\r", b".", b"..", b" ", b"\xc3\xbc", b"RSET\r\n", b"\r\n.",
-          b"\n.\n", b"MAIL FROM:<evil@example.net>\r\n", b"\r\n.\n", b"\n.\r\n", b".\r", b"\r\n..\r\n", b"x" * 80)  # fmt: skip
+          b"\n.\n", b"MAIL FROM:<evil@example.net>\r\n", b"\r\n.\n", b"\n.\r\n", b".\r", b"\r\n..\r\n",
+          b"x" * 80)  # fmt: skip
 _SMALL = ("NOOP", "NOOP word", "RSET", "HELP", "VRFY bob@example.com", "RSET x", "FOO", "", "EXPN list", "VRFY",
           "DATA x", "MAIL", "RCPT TO:", "STARTTLS x", "noop", "RSET ", "X" * 60, "AUTH FOO")  # fmt: skip
 _PLAIN = ("ann@example.org", "bob@example.com", "a.b+c@example.org", "x@sub.example.net")

@@ -15,7 +15,8 @@ from dataclasses import replace
 import pytest
 
 from differential.dialogues import DIALOGUES
-from differential.differences import DIFFERENCES, OPEN, POLICY, Difference, explained
+from differential.differences import DIFFERENCES, explained
+from differential.entry import OPEN, POLICY, Difference
 from differential.play import Connect, Dialogue, Seen, differences, offered, play
 from differential.randomly import dialogue
 from differential.servers import THEIRS, Certificate, pillarbox
