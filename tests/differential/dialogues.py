@@ -305,6 +305,7 @@ def _pipelining() -> Iterator[Dialogue]:
     yield dialogue("a refused RCPT in a group", EHLO, group(MAIL, "RCPT TO:<a@>", RCPT, "DATA"), content())
     yield dialogue("all RCPTs refused in a group", EHLO, group(MAIL, "RCPT TO:<a@>", "DATA"), "NOOP")
     yield dialogue("three recipients in a group", EHLO, group(MAIL, RCPT, RCPT, RCPT), "DATA", content())
+    yield dialogue("a group before EHLO", group(MAIL, RCPT, RCPT), EHLO)
     yield dialogue("two NOOPs in a group", EHLO, group("NOOP", "NOOP"), "NOOP")
     yield dialogue("QUIT at a group's end", EHLO, group(MAIL, RCPT, "QUIT"))
     yield dialogue("commands behind QUIT", EHLO, Step(b"QUIT\r\nNOOP\r\n"))

@@ -274,6 +274,16 @@ COMMANDS = (
     ),
     Difference(
         "Pipelining, STARTTLS and AUTH",
+        "commands sent together before a greeting",
+        rb"\A(MAIL|RCPT)[^\n]*\n.",
+        "55|555",
+        {POSTFIX: "5x"},
+        OPEN + "RFC 2920 3.1 has a client send groups once EHLO has announced PIPELINING; before that, each command is"
+        " refused here in its turn.",
+        before=NO_HELLO,
+    ),
+    Difference(
+        "Pipelining, STARTTLS and AUTH",
         "input sent together with STARTTLS",
         rb"\ASTARTTLS\r\n.",
         "5x",
