@@ -56,6 +56,16 @@ MESSAGES = (
     ),
     Difference(
         "Parameters",
+        "NOTIFY with an empty element",
+        rb"> (?:.* )?NOTIFY=[^ \r]*,,",
+        "5",
+        {POSTFIX: "2"},
+        POLICY
+        + "RFC 3461 4.1 has `1#notify-list-element`, in which the # of RFC 822 lets elements be empty; nothing is"
+        " known to send them.",
+    ),
+    Difference(
+        "Parameters",
         "ORCPT without an address",
         rb"> (?:.* )?ORCPT=[^;\r]*;[ \r]",
         "5",

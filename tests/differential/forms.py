@@ -162,6 +162,7 @@ DSN_PARAMETERS = ("RET=FULL", "RET=HDRS", "ret=hdrs", "RET=x", "RET=", "RET", "E
 RCPT_PARAMETERS = ("FOO", "FOO=bar", "SIZE=1", "=")
 RCPT_DSN_PARAMETERS = ("NOTIFY=NEVER", "NOTIFY=SUCCESS,FAILURE", "NOTIFY=SUCCESS,FAILURE,DELAY", "notify=never",
                         "NOTIFY=NEVER,SUCCESS", "NOTIFY=x", "NOTIFY=", "NOTIFY", "NOTIFY=SUCCESS,SUCCESS",
+                        "NOTIFY=SUCCESS,,DELAY",
                         "NOTIFY=NEVER NOTIFY=NEVER", "ORCPT=rfc822;bob@example.com", "ORCPT=rfc822;bob+40example.com",
                         "ORCPT=rfc822;bob+4example.com", "ORCPT=bob@example.com", "ORCPT=rfc822;", "ORCPT=", "ORCPT",
                         "RET=FULL")  # fmt: skip
