@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from pillarbox.options import declarations
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -49,6 +51,16 @@ def test_the_page_of_replies_is_that_of_the_table() -> None:
 def test_the_page_of_speed_is_that_of_the_last_run() -> None:
     page = (DOCS / "speed.md").read_text(encoding="utf-8")
     assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'
+
+
+def test_the_page_of_differences_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_differences = maker("make_differences")
+    assert make_differences.main(["--check"]) is None
+    old = tmp_path / "differences.md"
+    old.write_text("what it said before", encoding="utf-8")
+    monkeypatch.setattr(make_differences, "PAGE", old)
+    assert 'run "make docs"' in make_differences.main(["--check"])
+    assert make_differences.main([]) is make_differences.main(["--check"]) is None
 
 
 # --- The page of peers: made from a run, so that only what the tests name can be held against it
