@@ -19,7 +19,6 @@ from interop.mta import PATIENCE
 from interop.peers import Background, missing, program
 from interop.postfix import Postfix
 from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
-from pillarbox.options import declarations
 
 if TYPE_CHECKING:
     from aiosmtpd.smtp import SMTP, Envelope
@@ -31,14 +30,13 @@ SIZE = 1_000_000
 NODE = Path(__file__).parent.parent.parent / "bench/servers/smtp-server"
 
 # A dialogue may be wrong more often than an ordinary client.
-_LIMITS = {
+UNLIMITED: dict[str, Any] = {
     "max_errors": 1000,
     "max_junk_commands": 1000,
     "max_refused_recipients": 1000,
     "max_auth_failures": 1000,
     "auth_failure_delay": 0.001,
 }
-UNLIMITED: dict[str, Any] = {name: value for name, value in _LIMITS.items() if name in declarations()}
 
 
 class Certificate:
