@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from logging import DEBUG, ERROR
 from typing import Any, NoReturn
 
 from pillarbox import Command, Extension, MessageStream, Parameter, Reject, Reply, ScramKeys, Session
@@ -133,14 +134,22 @@ READERS: Sequence[Callable[[MessageStream, Session], Awaitable[bytes | None]]] =
 
 
 class Log:
-    """A logger that takes everything."""
+    """A logger that takes everything from a level up; the server's own failures are always among it."""
 
-    def __init__(self) -> None:
+    def __init__(self, level: int) -> None:
+        self._level = level
         self.lines: list[str] = []
+        self.internal: BaseException | None = None  # a failure of the server itself
 
-    def debug(self, message: str, *parts: object, **_: object) -> None:
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - theirs
+        """Whether records of this level are wanted."""
+        return level >= self._level
+
+    def debug(self, message: str, *parts: object, extra: object, exc_info: BaseException | None) -> None:
         """Note a line."""
         self.lines.append(message % parts)
+        if message == "internal error":
+            self.internal = exc_info
 
     info = warning = error = debug
 
@@ -148,10 +157,11 @@ class Log:
 class Application:
     """Handlers, and what they were asked: ``told`` must not depend on how the client's octets were cut."""
 
-    def __init__(self, *, acts: bool) -> None:
+    def __init__(self, *, acts: bool, logs: bool = False, most_recipients: int | None = None) -> None:
         self.reader = READERS[0]
         self._acts = acts
-        self.log = Log()
+        self._most_recipients = most_recipients
+        self.log = Log(DEBUG if logs else ERROR)
         self.begin()
 
     def begin(self) -> None:
@@ -161,14 +171,16 @@ class Application:
         self.errors: list[Exception] = []  # that are no mistake of this application
         self.secrets: list[str] = []
         self.log.lines.clear()
+        self.log.internal = None
         self.closed = 0
 
     def handlers(self) -> dict[str, Any]:
         """Return the options that make a server ask this application."""
         options: dict[str, Any] = {"on_data": self.on_data, "on_error": self.on_error, "on_close": self.on_close}
+        options |= {"on_secure": self.on_secure, "logger": self.log}
         if self._acts:
             names = ("on_ehlo", "on_auth", "on_scram", "on_mail_from", "on_rcpt_to", "on_reset", "on_vrfy", "on_expn")
-            options |= {name: getattr(self, name) for name in (*names, "on_help", "on_connect", "on_secure")}
+            options |= {name: getattr(self, name) for name in (*names, "on_help", "on_connect")}
             options["extensions"] = [_EXTENSION]
         else:
             options |= {"on_auth": self.on_auth, "on_scram": self.on_scram}
@@ -178,14 +190,21 @@ class Application:
 
     def on_connect(self, session: Session) -> object:
         self.told.append("connect")
-        return _deed(session.host_name_appears_as or "")  # which XCLIENT gives
+        # A PROXY header gives the port, XCLIENT the name.
+        return _deed({1: "!r", 2: "!b", 3: "!c"}.get(session.remote_port, session.host_name_appears_as or ""))
 
     def on_secure(self, tls: object, session: Session) -> object:
-        return _deed(session.host_name_appears_as or "")
+        # RFC 3207 4.2: of what was said in plaintext nothing is kept.
+        assert session.envelope.mail_from is session.user is session.username is session.opening_command is None
+        assert session.host_name_appears_as is None
+        for kept in (session.envelope.rcpt_to, session.x_client, session.x_forward):
+            assert not kept, kept
+        return _deed(session.state.get("name", ""))
 
     def on_ehlo(self, keywords: list[str], session: Session) -> object:
         name = session.host_name_appears_as or ""
         self.told.append(("ehlo", name))
+        session.state["name"] = name
         return _deed(name) or ([*keywords, "X-MORE"] if "more" in name else None)
 
     def on_auth(self, auth: Any, session: Session) -> object:
@@ -243,6 +262,7 @@ class Application:
         envelope = session.envelope
         assert envelope.mail_from is not None
         assert envelope.rcpt_to
+        assert self._most_recipients is None or len(envelope.rcpt_to) <= self._most_recipients
         self.told += [
             ("data", session.transmission_type, session.host_name_appears_as, session.username, session.transaction),
             (envelope.mail_from, envelope.body_type, envelope.smtp_utf8, envelope.require_tls, envelope.dsn),

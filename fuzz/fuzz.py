@@ -10,12 +10,26 @@ from __future__ import annotations
 
 import importlib
 import sys
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
 HERE = Path(__file__).resolve().parent
 TARGETS = sorted(path.stem for path in (HERE / "invariants").glob("[a-z]*.py"))
+
+
+_failures: list[BaseException | None] = []
+
+
+def _unraisable(what: sys.UnraisableHookArgs) -> None:
+    _failures.append(what.exc_value)
+
+
+def _one(target: Callable[[bytes], None], octets: bytes) -> None:
+    target(octets)
+    assert not _failures, _failures
 
 
 def main() -> None:
@@ -29,9 +43,11 @@ def main() -> None:
     folders = [learned, HERE / "corpus" / name, findings]
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+    sys.unraisablehook = _unraisable
+    warnings.simplefilter("error")  # a coroutine that nobody awaited, say
     arguments = [sys.argv[0], f"-artifact_prefix={findings}/", "-max_len=4096", f"-dict={HERE}/smtp.dict"]
     arguments += [*map(str, folders), *sys.argv[2:]]
-    atheris.Setup(arguments, target.one)
+    atheris.Setup(arguments, lambda octets: _one(target.one, octets))
     atheris.Fuzz()
 
 
