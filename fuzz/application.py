@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from logging import DEBUG, ERROR
 from typing import Any, NoReturn
 
-from pillarbox import Command, Extension, MessageStream, Parameter, Reject, Reply, ScramKeys, Session
+from pillarbox import Command, ConnectionLost, Extension, MessageStream, Parameter, Reject, Reply, ScramKeys, Session
 
 FORGED = "\r\n250 forged\n.\x00\x1b[2J \u2028 ä "
 
@@ -247,9 +247,9 @@ class Application:
         return self._answer(session)
 
     def on_error(self, error: Exception, session: Session | None) -> None:
-        if not isinstance(error, GaveUp):
+        if not isinstance(error, GaveUp | ConnectionLost):
             self.told.append(type(error).__name__)
-        if not (isinstance(error, Bug | Swallowed | Reject) or str(error).startswith(_MISTAKES)):
+        if not (isinstance(error, Bug | Swallowed | Reject | ConnectionLost) or str(error).startswith(_MISTAKES)):
             self.errors.append(error)
         if "!bb" in str(error):
             raise Bug

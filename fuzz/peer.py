@@ -101,12 +101,15 @@ class Manner:
     """How a client talks.
 
     eager: it sends on without waiting until the server has nothing more to do. most: octets that the server reads at
-    once. room: octets of replies that may wait; None: it reads always.
+    once. room: octets of replies that may wait; None: it reads always. until: after so many pieces the server shuts
+    down or, where it ``resets``, the connection is lost.
     """
 
     eager: bool = False
     most: int = 1 << 18
     room: int | None = None
+    until: int | None = None
+    resets: bool = False
 
 
 @dataclass
@@ -202,16 +205,30 @@ class _Talk:
         assert task is not None
         self._task = task
         self.connected = False
+        self._sent = 0  # pieces
 
     async def send(self, pieces: Sequence[bytes]) -> None:
         """Send one flight."""
         await self._settled()
         for piece in pieces:
+            await self._perhaps_stop()
             if self._pipe.closed or self._task.done():
                 return
             self._pipe.send(piece)
             await self._settled(turns=1 if self._manner.eager else TURNS)
         await self._settled()
+
+    async def _perhaps_stop(self) -> None:
+        """Let the server shut down, or the connection be lost, when it is time."""
+        if self._sent == self._manner.until and not self._task.done():
+            self.connected = True  # the greeting has been waited for
+            if self._manner.resets:
+                self._pipe.closed = True
+                self._connection.connection_lost(ConnectionResetError("reset"))
+            else:
+                self._connection.shut_down()
+            await self._settled()
+        self._sent += 1
 
     async def _settled(self, turns: int = TURNS) -> None:
         """Return when the conversation waits for the client, or is over, or after so many turns of the event loop."""
@@ -241,15 +258,17 @@ class _Talk:
         await self._settled()
         connection, pipe = self._connection, self._pipe
         self._heard.ended = pipe.ended
-        self.connected = connection.conversation is not None and connection.conversation.connected
+        conversation = connection.conversation
+        self.connected = self.connected or (conversation is not None and conversation.connected)
         if not pipe.closed:
             connection.eof_received()
             await self._settled()
             pipe.read()
             await self._settled()
-        pipe.closed = True
         self._heard.said = b"".join(pipe.written)
-        connection.connection_lost(None)
+        if not connection._gone:
+            pipe.closed = True
+            connection.connection_lost(None)
         await self._gone()
         return self._heard
 

@@ -3,7 +3,8 @@
 The server's buffers are made small, so that an input reaches what otherwise takes a megabyte: lines past their limit,
 pauses in reading, reading in bulk, replies that wait for a client that does not read. Invariants: as above, however the
 octets are cut, whether or not the client waits, and however little it reads; and what is held unread, and what
-waits to be sent, stays below its bound.
+waits to be sent, stays below its bound. Where the server shuts down or the connection is lost in the middle, all that
+was before is as it would have been without.
 
 An input: 1 octet for the settings, 1 for how the application reads, 1 for the octets that are read at once, 1 for the
 replies that may wait, 8 for four places to cut at, and what the client says.
@@ -20,6 +21,7 @@ from application import READERS, Application
 from peer import Heard, Manner, Peer, Sizes, bytewise, cut, numbers
 
 from invariants.dialogue import OUT_OF_TURN
+from pillarbox.smtp import reply
 
 SMALL = Sizes(auth_line=600, high_water=700, unsent=100, bulk=48, piece=16)
 SETTINGS: tuple[dict[str, Any], ...] = (
@@ -31,7 +33,9 @@ SETTINGS: tuple[dict[str, Any], ...] = (
 )
 # The longest reply of these servers is that to EHLO.
 LONGEST_REPLY = 400
-HEAD = 12
+CUTS = 4
+HEAD = 4 + 2 * CUTS
+SHUTTING_DOWN = reply.SHUTTING_DOWN.plain
 BYTEWISE = 600  # what is longer takes long, octet by octet
 
 
@@ -62,6 +66,16 @@ def one(octets: bytes) -> None:
         (single, Manner(eager=True, room=room)),
     ):
         _compare(client.say(ways, manner), plain, ways, manner)
+    for resets in (False, True):
+        _stop(client, cuts, plain, Manner(until=places[0] % (CUTS + 1), resets=resets))
+
+
+def _stop(client: Peer, ways: Sequence[Sequence[bytes]], plain: Heard, manner: Manner) -> None:
+    """Stop in the middle: what was said and kept until then is what would have been without it."""
+    heard = client.say(ways, manner)
+    said = heard.said.removesuffix(SHUTTING_DOWN)
+    assert plain.said.startswith(said), f"{manner} {ways}:\n{heard} does not begin as\n{plain}"
+    assert heard.messages == plain.messages[: len(heard.messages)], (manner, ways)
 
 
 def every_cut(octets: bytes) -> None:
