@@ -311,7 +311,7 @@ async def _converse(conversation: Any, argument: str) -> Any:
 
 
 # What the server says of this application's mistakes.
-_MISTAKES = ("on_data returned", "a parameter's apply returned", "ScramKeys: the text must be")
+_MISTAKES = ("on_data returned", "XTALK returned", "a parameter's apply returned", "ScramKeys: the text must be")
 _EXTENSION = Extension(
     "XTALK",
     [Command("XTALK", _converse)],
