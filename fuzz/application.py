@@ -276,7 +276,7 @@ class Application:
     def _answer(self, session: Session) -> object:
         envelope = session.envelope
         sender = str(envelope.mail_from)
-        if "?" not in sender:
+        if not self._acts or "?" not in sender:
             return None
         if not session.lmtp:
             return sender + FORGED
