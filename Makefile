@@ -5,8 +5,9 @@ BIN = $(VENV)/bin
 PYTEST_ARGS ?= -n auto
 
 TARGET ?= dialogue
+SECONDS ?= 10
 
-.PHONY: run test check format docs peers bench fuzz clean
+.PHONY: run test check format docs peers bench fuzz fuzz-all clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -38,6 +39,9 @@ bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 
 fuzz: $(VENV)/fuzz-ready
 	$(BIN)/python fuzz/fuzz.py $(TARGET) $(ARGS)
+
+fuzz-all: $(VENV)/fuzz-ready
+	$(BIN)/python fuzz/all.py $(SECONDS)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -6,184 +6,306 @@ One event loop serves all inputs of a run; nothing waits for the clock.
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Iterable, Sequence
+import contextlib
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, tzinfo
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Self
+from unittest.mock import patch
 
-from pillarbox import MessageStream, Options, Session, SMTPServer
+import pipe
+from application import Application
+from pipe import Pipe
+from plainwire import TLS, PlainWire
+
+from pillarbox import Session, SMTPServer, TLSInfo
+from pillarbox.net import bulk, wire
 from pillarbox.net.connection import Connection
 from pillarbox.net.listener import Listener
+from pillarbox.smtp import authentication, body, conversation, delivery
+from pillarbox.smtp import wire as smtp_wire
+from pillarbox.smtp.conversation import Conversation
+from pillarbox.smtp.sasl import cram_md5
 
 # More turns of the event loop than one input can give work for.
 TURNS = 100_000
-
-
-# The kernel is asked what waits at a descriptor: at this one nothing ever does.
-_SILENT = socket.socketpair()
 _LOOP = asyncio.new_event_loop()
+
+
+class _Stopped(datetime):
+    """A clock that stands still."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 1, 1, tzinfo=tz)
+
+
+# Nothing that the server says may depend on the time or on chance.
+_NO_CHANCE = (
+    patch.object(secrets, "randbits", lambda _: 4),
+    patch.object(secrets, "token_urlsafe", lambda _: "server"),
+    patch.object(delivery, "datetime", _Stopped),
+    patch.object(cram_md5, "time", SimpleNamespace(time_ns=lambda: 0)),
+)
+for _patch in _NO_CHANCE:
+    _patch.start()
 
 
 def close() -> None:
     """Give back what all inputs share."""
+    for each in _NO_CHANCE:
+        each.stop()
     _LOOP.close()
-    for end in _SILENT:
-        end.close()
+    pipe.close()
 
 
-class Pipe(asyncio.Transport):
-    """What a connection writes to; it reads nothing by itself."""
+@dataclass(frozen=True)
+class Sizes:
+    """How much the server holds; small ones are reached by the few octets of an input."""
 
-    def __init__(self, protocol: asyncio.BaseProtocol) -> None:
-        super().__init__()
-        self._protocol = protocol
-        self.written: list[bytes] = []
-        self.closed = False
-        self.ended = False  # the server has said its last
-        self.reading = True
+    auth_line: int = smtp_wire.MAX_AUTH_LINE
+    high_water: int = wire.HIGH_WATER
+    unsent: int = wire.MAX_UNSENT
+    bulk: int = bulk.BULK
+    piece: int = body._PIECE
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        facts = {"peername": ("192.0.2.1", 4000), "sockname": ("192.0.2.2", 25), "socket": _SILENT[0]}
-        return facts.get(name, default)
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        assert not self.closed, "written after it was closed"
-        self.written.append(bytes(data))
-
-    def write_eof(self) -> None:
-        self.ended = True
-
-    def close(self) -> None:
-        self.ended = self.closed = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        self.reading = False
-
-    def resume_reading(self) -> None:
-        self.reading = True
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        return self._protocol
+    @contextlib.contextmanager
+    def there(self) -> Iterator[None]:
+        """Let the server have these sizes."""
+        before = [(module, name, getattr(module, name)) for module, name, _ in _PLACES]
+        for module, name, field_name in _PLACES:
+            setattr(module, name, getattr(self, field_name))
+        try:
+            yield
+        finally:
+            for module, name, size in before:
+                setattr(module, name, size)
 
 
+# Where the sizes stand; that of the bulk buffer is the listener's.
+_PLACES = (
+    *((module, "MAX_AUTH_LINE", "auth_line") for module in (smtp_wire, wire, authentication, conversation)),
+    (wire, "HIGH_WATER", "high_water"),
+    (wire, "MAX_UNSENT", "unsent"),
+    (body, "_PIECE", "piece"),
+)
+USUAL = Sizes()
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a client talks.
+
+    eager: it sends on without waiting until the server has nothing more to do. most: octets that the server reads at
+    once. room: octets of replies that may wait; None: it reads always. until: after so many pieces the server shuts
+    down or, where it ``resets``, the connection is lost.
+    """
+
+    eager: bool = False
+    most: int = 1 << 18
+    room: int | None = None
+    until: int | None = None
+    resets: bool = False
+
+
+@dataclass
 class Heard:
     """What came of one conversation."""
 
-    def __init__(self) -> None:
-        self.said = b""
-        self.messages: list[bytes] = []
-        self.broken: list[int] = []  # octets of messages that ended in the middle
-        self.errors: list[BaseException] = []
-        self.ended = False
-        self.held = 0  # the most that the connection held unread
+    said: bytes = b""
+    messages: list[bytes] = field(default_factory=list)
+    told: list[object] = field(default_factory=list)  # what the application was asked
+    ended: bool = False  # by the server
+    held: int = field(default=0, compare=False)  # the most octets that the connection held unread
+    unread: int = field(default=0, compare=False)  # the most octets of replies that waited for the client
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Heard):
-            return NotImplemented
-        return (self.said, self.messages, self.ended) == (other.said, other.messages, other.ended)
 
-    __hash__ = None  # type: ignore[assignment]
+class FuzzedConnection(Connection):
+    """A connection whose TLS handshakes are nothing but a word."""
 
-    def __repr__(self) -> str:
-        return f"<{self.said!r}, {self.messages!r}, {'ended' if self.ended else 'open'}>"
+    __slots__ = ()
+
+    async def start_tls(self) -> TLSInfo:
+        assert not self._buffer, "octets in front of the handshake"
+        self.flush()
+        return TLS
 
 
 class Peer:
-    """Talks to a server with these options."""
+    """Talks to a server with these options and this application."""
 
-    def __init__(self, **options: Any) -> None:
-        self._heard = Heard()
+    def __init__(self, application: Application, sizes: Sizes = USUAL, **options: Any) -> None:
+        self.application = application
+        self._sizes = sizes
         fixed: dict[str, Any] = {"name": "mx.test", "auth_optional": True, "disable_reverse_lookup": True}
-        server = SMTPServer(fixed | options, on_data=self._keep, on_error=self._note)
-        self.options: Options = server.options
+        # A limit would end what has hardly begun, and nothing here waits for the clock.
+        fixed |= dict.fromkeys(("max_errors", "max_junk_commands", "max_refused_recipients", "max_auth_failures"))
+        fixed["auth_failure_delay"] = 0.0
+        server = SMTPServer(fixed | options | application.handlers())
+        self.options = server.options
         self._listener: Listener = _LOOP.run_until_complete(_listener(server))
+        self._listener.bulk_buffer = _bulk_buffer(sizes.bulk)
 
-    async def _keep(self, stream: MessageStream, session: Session) -> None:
-        blocks: list[bytes] = []
-        try:
-            async for block in stream:
-                blocks.append(block)  # noqa: PERF401 - what came before a failure is counted
-        except ConnectionError:
-            self._heard.broken.append(sum(map(len, blocks)))
-            raise
-        self._heard.messages.append(b"".join(blocks))
+    def say(self, flights: Sequence[Sequence[bytes]], manner: Manner = Manner()) -> Heard:
+        """Say these flights, each in its pieces, and then nothing more; an exception in the server is raised.
 
-    def _note(self, error: Exception, session: Session | None) -> None:
-        self._heard.errors.append(error)
+        The next flight is sent when the server has nothing more to do.
+        """
+        return self._run(self._say(flights, manner))
 
-    def say(self, pieces: Iterable[bytes]) -> Heard:
-        """Say these pieces, and then nothing more; return what came of it. An exception in the server is raised."""
-        self._heard = heard = Heard()
-        _LOOP.run_until_complete(self._say(pieces, heard))
+    def say_plainly(self, flights: Sequence[bytes]) -> Heard:
+        """Say these flights to the same conversation on a plain wire."""
+        return self._run(self._say_plainly(flights))
+
+    def _run(self, saying: Any) -> Heard:
+        self.application.begin()
+        with self._sizes.there():
+            heard: Heard = _LOOP.run_until_complete(saying)
+        application = self.application
+        assert not application.errors, application.errors
+        # The server answers its own failures with 421 and goes on: only its log tells of them.
+        if application.log.internal is not None:
+            raise AssertionError("an exception in the server") from application.log.internal
+        heard.messages, heard.told = application.messages, application.told
         return heard
 
-    async def _say(self, pieces: Iterable[bytes], heard: Heard) -> None:
+    async def _say(self, flights: Sequence[Sequence[bytes]], manner: Manner) -> Heard:
         failures: list[dict[str, Any]] = []
         _LOOP.set_exception_handler(lambda _, context: failures.append(context))
-        connection = Connection(self._listener, _LOOP)
-        pipe = Pipe(connection)
-        connection.connection_made(pipe)
-        task = connection.task
-        assert task is not None
-        await _settled(connection)
-        for piece in pieces:
-            if pipe.closed or task.done():
-                break
-            _received(pipe, piece)
-            await _settled(connection)
-            assert pipe.reading or task.done(), "it waits for a client that it does not read"
-            heard.held = max(heard.held, len(connection._buffer) - connection._at)
-        heard.said, heard.ended = b"".join(pipe.written), pipe.ended
-        connection.eof_received()
-        await _settled(connection)
-        connection.connection_lost(None)
-        await _settled(connection)
-        if not task.done():
-            raise AssertionError("the conversation goes on without a client")
-        if task.exception() is not None:
-            raise AssertionError("the conversation failed") from task.exception()
+        talk = _Talk(self._listener, manner)
+        for pieces in flights:
+            await talk.send(pieces)
+        heard = await talk.end()
         assert not failures, failures
+        assert self.application.closed == talk.connected, "on_close belongs to on_connect"
+        return heard
+
+    async def _say_plainly(self, flights: Sequence[bytes]) -> Heard:
+        options = self.options
+        session = Session(
+            remote_address="192.0.2.1", remote_port=4000, local_address="192.0.2.2", local_port=25, lmtp=options.lmtp
+        )
+        plain = PlainWire(flights)
+        await Conversation(self._listener.service, session, plain).run()
+        return Heard(plain.out, ended=not plain.client_left)
 
 
-def _received(pipe: Pipe, piece: bytes) -> None:
-    protocol = pipe.get_protocol()
-    if isinstance(protocol, asyncio.BufferedProtocol):
-        while piece:
-            room = memoryview(protocol.get_buffer(-1))
-            part, piece = piece[: len(room)], piece[len(room) :]
-            room[: len(part)] = part
-            protocol.buffer_updated(len(part))
-    else:
-        assert isinstance(protocol, asyncio.Protocol)
-        protocol.data_received(piece)
+class _Talk:
+    """One conversation under way."""
+
+    def __init__(self, listener: Listener, manner: Manner) -> None:
+        self._heard = Heard()
+        self._manner = manner
+        self._connection = FuzzedConnection(listener, _LOOP)
+        self._pipe = Pipe(_LOOP, most=manner.most, room=manner.room)
+        self._pipe.protocol = self._connection
+        self._connection.connection_made(self._pipe)
+        task = self._connection.task
+        assert task is not None
+        self._task = task
+        self.connected = False
+        self._sent = 0  # pieces
+
+    async def send(self, pieces: Sequence[bytes]) -> None:
+        """Send one flight."""
+        await self._settled()
+        for piece in pieces:
+            await self._perhaps_stop()
+            if self._pipe.closed or self._task.done():
+                return
+            self._pipe.send(piece)
+            await self._settled(turns=1 if self._manner.eager else TURNS)
+        await self._settled()
+
+    async def _perhaps_stop(self) -> None:
+        """Let the server shut down, or the connection be lost, when it is time."""
+        if self._sent == self._manner.until and not self._task.done():
+            self.connected = True  # the greeting has been waited for
+            if self._manner.resets:
+                self._pipe.closed = True
+                self._connection.connection_lost(ConnectionResetError("reset"))
+            else:
+                self._connection.shut_down()
+            await self._settled()
+        self._sent += 1
+
+    async def _settled(self, turns: int = TURNS) -> None:
+        """Return when the conversation waits for the client, or is over, or after so many turns of the event loop."""
+        connection, pipe = self._connection, self._pipe
+        for _ in range(turns):
+            await asyncio.sleep(0)
+            self._measure()
+            if self._task.done() or pipe.closed:
+                return
+            if connection.waiter is None or connection.waiter.done():
+                continue
+            if pipe.blocked:
+                pipe.read()
+            elif not pipe.incoming:
+                assert not connection.out, "what it says does not leave"
+                assert pipe.reading, "it waits for a client that it does not read"
+                return
+        assert turns < TURNS, "it neither waits nor ends"
+
+    def _measure(self) -> None:
+        connection, heard = self._connection, self._heard
+        heard.held = max(heard.held, len(connection._buffer) - connection._at)
+        heard.unread = max(heard.unread, self._pipe.unread + len(connection.out))
+
+    async def end(self) -> Heard:
+        """Close the client's end, and then the connection."""
+        await self._settled()
+        connection, pipe = self._connection, self._pipe
+        self._heard.ended = pipe.ended
+        conversation = connection.conversation
+        self.connected = self.connected or (conversation is not None and conversation.connected)
+        if not pipe.closed:
+            connection.eof_received()
+            await self._settled()
+            pipe.read()
+            await self._settled()
+        self._heard.said = b"".join(pipe.written)
+        if not connection._gone:
+            pipe.closed = True
+            connection.connection_lost(None)
+        await self._gone()
+        return self._heard
+
+    async def _gone(self) -> None:
+        for _ in range(TURNS):
+            if self._task.done():
+                break
+            await asyncio.sleep(0)
+        else:
+            raise AssertionError("the conversation goes on without a client")
+        if self._task.exception() is not None:
+            raise AssertionError("the conversation failed") from self._task.exception()
+
+
+@cache
+def _bulk_buffer(size: int) -> memoryview:
+    return memoryview(bytearray(size))
 
 
 async def _listener(server: SMTPServer) -> Listener:
     return server._listener({})
 
 
-async def _settled(connection: Connection) -> None:
-    """Return when the conversation waits for the client, or is over."""
-    for _ in range(TURNS):
-        await asyncio.sleep(0)
-        waiter = connection.waiter
-        if connection.task is None or connection.task.done() or (waiter is not None and not waiter.done()):
-            return
-    raise AssertionError("it neither waits nor ends")
-
-
 def cut(octets: bytes, places: Sequence[int]) -> list[bytes]:
-    """Cut octets at these places, in any order and maybe beyond the end."""
+    """Cut octets at these places, in any order and maybe beyond the end; no piece is empty."""
     at = sorted({place % (len(octets) + 1) for place in places} | {0, len(octets)})
     return [octets[begin:end] for begin, end in pairwise(at)]
+
+
+def numbers(octets: bytes) -> list[int]:
+    """Return what each two octets mean."""
+    return [int.from_bytes(octets[at : at + 2], "big") for at in range(0, len(octets), 2)]
+
+
+def bytewise(octets: bytes) -> list[bytes]:
+    """Return the octets one by one."""
+    return [octets[at : at + 1] for at in range(len(octets))]

@@ -604,6 +604,18 @@ async def test_behind_a_malformed_bdat_nothing_is_a_command(line: bytes, answer:
             assert heard[0].startswith(answer.encode())
 
 
+@pytest.mark.parametrize("cut", [0, 1, 8, 9])
+async def test_the_cr_that_ends_a_chunk_ends_no_line(cut: int) -> None:
+    # The fuzzer found that it did where the LF behind it came in the same packet.
+    octets = b"BDAT 1\r\n\r\n"
+    async with serving(bare_newline="reject") as served:
+        client = await served.hello()
+        for part in filter(None, (octets[:cut], octets[cut:])):
+            await client.send(part)
+            await asyncio.sleep(0)
+        assert await client.rest() == b"503 Error: need MAIL command\r\n500 Error: bare <LF> received\r\n"
+
+
 async def test_a_chunk_behind_a_refused_on_secure_is_not_read() -> None:
     def on_secure(tls: Any, session: Session) -> None:
         raise Reject(554, "Not you")

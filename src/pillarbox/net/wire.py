@@ -300,8 +300,9 @@ class TransportWire(asyncio.Protocol):
         if not buffer:
             return None
         line = buffer[self._at : -2]
-        # Nearly always one line is all that is there. The two tests cost half of `find`.
-        if buffer[-2:] == b"\r\n" and _LF not in line and len(line) < limit - 1:
+        # Nearly always one line is all that is there. The tests cost half of `find`. An empty line is left to the slow
+        # way: its CR may be the last octet of the chunk before it, and then it is a bare LF.
+        if line and buffer[-2:] == b"\r\n" and _LF not in line and len(line) < limit - 1:
             self._buffer, self._at = b"", 0
             return line
         return self._one_of_several(limit)
