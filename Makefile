@@ -6,7 +6,7 @@ PYTEST_ARGS ?= -n auto
 
 TARGET ?= dialogue
 
-.PHONY: run test check format docs peers bench fuzz clean
+.PHONY: run test check format docs peers bench soak fuzz clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -27,6 +27,7 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
+	$(BIN)/python docs/make_soak.py
 
 peers: $(VENV)/ready tests/interop/node_modules
 	$(BIN)/python -m pytest tests/interop $(PYTEST_ARGS) --junitxml=build/peers.xml
@@ -34,6 +35,9 @@ peers: $(VENV)/ready tests/interop/node_modules
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
+
+soak: $(VENV)/installed
+	$(BIN)/python bench/soak.py $(ARGS)
 
 fuzz: $(VENV)/fuzz-ready
 	$(BIN)/python fuzz/fuzz.py $(TARGET) $(ARGS)
