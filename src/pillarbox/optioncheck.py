@@ -31,7 +31,7 @@ VERBS = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
-_SECRET = ("key", "key_password", "sni_options")  # a wrong value of these is not shown
+_SECRET = ("key", "key_password", "sni_options", "rate_store")  # a wrong value of these is not shown
 _PEERS = ("use_proxy", "use_xclient", "use_xforward")
 _WORDS: dict[Any, str] = {
     str: "a string",
@@ -343,6 +343,52 @@ def networks(name: str, value: bool | Sequence[str]) -> bool | tuple[str, ...]:
         except ValueError:
             wrong(name, f"{entry!r} is neither an address nor a network (192.0.2.0/24, 2001:db8::/32, or * for all)")
     return tuple(value)
+
+
+# --- Rates
+
+_OF_CLIENTS = ("connections", "messages", "recipients", "auth_failures", "errors")
+_OF_ACCOUNTS = ("messages", "recipients", "auth_failures")
+
+
+def client_rates(name: str, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Refuse rates of what no client does, or that are no rates."""
+    return _rates(name, value, _OF_CLIENTS)
+
+
+def account_rates(name: str, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Refuse rates of what no account does, or that are no rates."""
+    return _rates(name, value, _OF_ACCOUNTS)
+
+
+def _rates(name: str, value: Mapping[str, str] | None, known: Sequence[str]) -> Mapping[str, str] | None:
+    for what, rate in (value or {}).items():
+        if what not in known:
+            wrong(name, f"does not know {what!r}{likely(what, known)} (known: {', '.join(known)})")
+        try:
+            from throttled.rate_limiter import quota_parser
+        except ImportError:
+            wrong(name, "needs the extra 'rates': pip install 'pillarbox[rates]'")
+        try:
+            if len(quota_parser.parse(rate)) == 1:
+                continue
+        except Exception:  # noqa: BLE001, S110 - that library's errors have no common name; all say the same
+            pass
+        wrong(name, f'{what} must be a rate as "60/minute" or "1000/hour burst 50", not {rate!r}')
+    return value
+
+
+def rate_store(name: str, value: str) -> str:
+    """Refuse a place where rates cannot be counted; the URL may hold a password and is not shown."""
+    if value == "memory":
+        return value
+    if not re.match(r"(redis|rediss)://\S+$", value):
+        wrong(name, 'must be "memory" or the URL of a Redis server: redis://host:port/db')
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        wrong(name, "needs the extra 'redis': pip install 'pillarbox[redis]'")
+    return value
 
 
 # --- Combinations
