@@ -36,7 +36,7 @@ peers: $(VENV)/ready tests/interop/node_modules
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
 
-soak: $(VENV)/installed
+soak: $(VENV)/ready
 	$(BIN)/python bench/soak.py $(ARGS)
 
 fuzz: $(VENV)/fuzz-ready

@@ -18,8 +18,12 @@ from servers.setting import LOOPS
 from soaking import probe
 from soaking.messages import Judge, Stored
 from soaking.place import LIMITS, PASSWORD, USER
+from soaking.probe import Watched
 
-from pillarbox import AuthRequest, MessageStream, Session, SMTPServer
+from pillarbox import AuthRequest, MessageStream, Session
+
+# Nobody meets them; but each address and each event has its place in a table, which is not to grow.
+GENEROUS = dict.fromkeys(("connections", "messages", "recipients", "auth_failures", "errors"), "1000000/second")
 
 
 class Notes:
@@ -54,13 +58,16 @@ def on_auth(auth: AuthRequest, session: Session) -> str | None:
 
 
 async def serve(folder: Path) -> None:
-    server = SMTPServer(
+    server = Watched(
         LIMITS,
         name="soak.example",
         auth_optional=True,
         on_auth=on_auth,
         on_data=Notes(folder / "stored").on_data,
         resolver=LocalNames(),
+        rates_per_address=GENEROUS,
+        rates_over_all=GENEROUS,
+        max_clients_per_address=1_000,
     )
     await server.listen(0, "127.0.0.1")
     await server.listen(0, "127.0.0.1", secure=True)
@@ -70,7 +77,7 @@ async def serve(folder: Path) -> None:
     await server.serve_forever()
 
 
-def _closing(server: SMTPServer) -> asyncio.Task[None]:
+def _closing(server: Watched) -> asyncio.Task[None]:
     return asyncio.get_running_loop().create_task(server.close())
 
 

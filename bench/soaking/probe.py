@@ -1,7 +1,4 @@
-"""What only the server's own process knows: a thread answers each line of standard input with a line of JSON.
-
-It finds the event loop and the server among the collector's objects, so that it can look into ``pillarbox serve`` too.
-"""
+"""What only the server's own process knows: a thread answers each line of standard input with a line of JSON."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ import sys
 import threading
 import time
 import traceback
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 from pillarbox import SMTPServer
 
-_Kind = TypeVar("_Kind")
 # A loop that does not come round in this time hangs.
 PATIENCE = 30.0
 
@@ -37,56 +34,52 @@ def _answer() -> None:
     os._exit(1)
 
 
-def _only(kind: type[_Kind]) -> _Kind | None:
-    # Not isinstance: it asks each object for __class__, which is some objects' own code.
-    found = [each for each in gc.get_objects() if issubclass(type(each), kind)]
-    return found[0] if found else None
+class Watched(SMTPServer):
+    """A server that the probe can ask; there is one in a process."""
+
+    only: Watched | None = None
+    loop: asyncio.AbstractEventLoop
+
+    async def listen(self, *arguments: Any, **more: Any) -> tuple[str, int] | str:
+        """Listen, and be known from now on."""
+        Watched.only, self.loop = self, asyncio.get_running_loop()
+        return await super().listen(*arguments, **more)
 
 
 def _addresses() -> dict[str, Any]:
     """Where the server listens, as soon as it does."""
-    server = _only(SMTPServer)
-    try:
-        return {"addresses": server.addresses if server is not None else []}
-    except AttributeError:  # it is being made
-        return {"addresses": []}
+    return {"addresses": Watched.only.addresses if Watched.only is not None else []}
 
 
-class _Inside:
-    """Loop and server, looked for once."""
+def _on_the_loop(question: Callable[[Watched], dict[str, Any]]) -> dict[str, Any]:
+    """Let the event loop answer; ``waited`` is how long it took to come round to it."""
+    server, asked, answered, found = Watched.only, time.monotonic(), threading.Event(), dict[str, Any]()
+    assert server is not None
 
-    loop: asyncio.AbstractEventLoop | None = None
-    server: SMTPServer | None = None
+    def answer() -> None:
+        found.update(waited=time.monotonic() - asked, **question(server))
+        answered.set()
 
-
-def _sample() -> dict[str, Any]:
-    """Count what the event loop has, on the event loop; ``waited`` is how long it took to come round to it."""
-    if _Inside.loop is None:
-        _Inside.loop, _Inside.server = _only(asyncio.AbstractEventLoop), _only(SMTPServer)  # type: ignore[type-abstract]
-    assert _Inside.loop is not None
-    counted, asked = threading.Event(), time.monotonic()
-    found: dict[str, Any] = {}
-
-    def count() -> None:
-        assert _Inside.server is not None
-        found.update(
-            waited=time.monotonic() - asked,
-            tasks=len(asyncio.all_tasks()),
-            connections=len(_Inside.server.connections),
-        )
-        counted.set()
-
-    _Inside.loop.call_soon_threadsafe(count)
-    if not counted.wait(PATIENCE):
+    server.loop.call_soon_threadsafe(answer)
+    if not answered.wait(PATIENCE):
         raise TimeoutError(f"the event loop has not come round for {PATIENCE} seconds")
-    return {**found, "objects": len(gc.get_objects())}
+    return found
 
 
-def _collect() -> dict[str, Any]:
+def _counts(server: Watched) -> dict[str, Any]:
+    return {"tasks": len(asyncio.all_tasks()), "connections": len(server.connections)}
+
+
+def _left(server: Watched) -> dict[str, Any]:
     """Count what is left when the collector has done its work, and of which types it is."""
+    # On the loop, and while nothing else is done: a tuple that is still being made must not be seen by anybody.
     gc.collect()
     types = collections.Counter(f"{type(each).__module__}.{type(each).__qualname__}" for each in gc.get_objects())
-    return {**_sample(), "types": dict(types)}
+    return {**_counts(server), "objects": types.total(), "types": dict(types)}
 
 
-_ANSWERS = {"addresses": _addresses, "sample": _sample, "collect": _collect}
+_ANSWERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "addresses": _addresses,
+    "sample": lambda: _on_the_loop(_counts),
+    "collect": lambda: _on_the_loop(_left),
+}

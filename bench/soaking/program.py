@@ -15,7 +15,8 @@ from typing import Any
 from soaking import probe
 from soaking.place import LIMITS
 
-from pillarbox.cli import main as pillarbox
+import pillarbox
+from pillarbox.cli import main as program
 
 _CONFIGURATION = """\
 [server]
@@ -46,9 +47,10 @@ def main() -> None:
     limits = "".join(f"{name} = {json.dumps(value)}\n" for name, value in LIMITS.items())
     file = folder / "pillarbox.toml"
     file.write_text(_CONFIGURATION.format(limits=limits, folder=folder), encoding="utf-8")
+    pillarbox.SMTPServer = probe.Watched  # type: ignore[misc]  # what the program makes its server of
     probe.watch()
     sys.argv[1:] = ["serve", "--config", str(file), "--log-level", "warning"]
-    pillarbox()
+    program()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-FIELDS = ("seconds", "rss", "descriptors", "threads", "tasks", "connections", "objects", "waited")
+FIELDS = ("seconds", "rss", "descriptors", "threads", "tasks", "connections", "waited")
 
 
 class Server:
