@@ -125,6 +125,21 @@ async def never_reading(desk: Desk) -> None:
                 await asyncio.sleep(14)
 
 
+async def never_reading_lmtp(desk: Desk) -> None:
+    """Send many good messages, each with more replies than a socket's buffer holds, and read none of them."""
+    peer = await desk.unix()
+    await peer.reply()
+    await peer.send(b"LHLO hostile.example\r\n")
+    await peer.reply()
+    peer.stop_reading()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(random.choice([2.0, 14.0])):
+            for _ in range(20):
+                sent = message("any", KB).octets
+                await peer.send(MAIL + RCPT * 900 + b"BDAT %d LAST\r\n%b" % (len(sent), sent))
+            await asyncio.sleep(14)
+
+
 # --- Resets
 
 
@@ -368,4 +383,4 @@ _ONE_OF_EACH: tuple[Callable[[Desk], Awaitable[None]], ...] = (
     flood_of_handshakes,
 )
 # How many of each are at it at the same time; those that mostly wait are more.
-ROLES = dict.fromkeys(_ONE_OF_EACH, 1) | {silent: 5, silent_in_data: 3, never_reading: 3}
+ROLES = dict.fromkeys(_ONE_OF_EACH, 1) | {silent: 5, silent_in_data: 3, never_reading: 3, never_reading_lmtp: 2}

@@ -10,7 +10,7 @@ import ssl
 import struct
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, cast
 
 from soaking.messages import MB
 
@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 USER, PASSWORD = "alice", "correct horse battery"
 # Short, so that a run sees many clients time out.
-LIMITS: OptionKeywords = {"size": 16 * MB, "socket_timeout": 10.0, "handshake_timeout": 5.0, "close_timeout": 10.0}
+LIMITS: OptionKeywords = {
+    "size": 16 * MB,
+    "socket_timeout": 10.0,
+    "handshake_timeout": 5.0,
+    "command_timeout": 8.0,
+    "reply_timeout": 8.0,
+    "close_timeout": 10.0,
+}
 _REPLY = re.compile(rb"([2-5]\d\d) ")
 
 
@@ -101,6 +108,10 @@ class Peer:
     async def rest(self) -> bytes:
         """Return all that is still said, to the end of the connection."""
         return await self.reader.read()
+
+    def stop_reading(self) -> None:
+        """Leave in the kernel what is still said."""
+        cast("asyncio.ReadTransport", self.writer.transport).pause_reading()
 
     def half_close(self) -> None:
         """Say that nothing more comes."""
