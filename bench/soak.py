@@ -33,7 +33,8 @@ from soaking.verdict import Row
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 MODULES = {"library": "soaking.library", "serve": "soaking.program"}
-KINDS = ("good", "hostile")
+# What may not happen to a client, whatever else does.
+KINDS = {"good": "good clients refused, dropped or left waiting", "hostile": "hostile clients left waiting"}
 # After the clients have gone, every session has ended by its own time-outs.
 SETTLING = 3 * (LIMITS["socket_timeout"] or 0.0)
 ENDING = 120.0  # seconds that clients may need for the turn they are in
@@ -158,8 +159,7 @@ def _clients(place: Path, folder: Path, seconds: float, run: Run) -> None:
         }
         said = {kind: _said(crowd, seconds + ENDING) for kind, crowd in crowds.items()}
     for kind, crowd in said.items():
-        name = f"{kind} clients that were refused, dropped or left waiting" + (" (first turns)" if not seconds else "")
-        run.rows.append(Row(name, crowd["failed"]))
+        run.rows.append(Row(KINDS[kind] + (" (first turns)" if not seconds else ""), crowd["failed"]))
         run.notes += crowd["problems"]
         for role, count in crowd["turns"].items():
             run.turns[f"{kind}: {role}"] = run.turns.get(f"{kind}: {role}", 0) + count

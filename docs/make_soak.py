@@ -24,7 +24,8 @@ Each message says who it is and what its body hashes to. The good clients note w
 be refused or kept waiting. Descriptors, tasks, sessions and objects (those that the garbage collector knows) are
 counted when each client has had one turn, and again when all have left; memory is a straight line fitted (least
 squares) to what was resident in each second of the last two thirds, and of the last third alone: at first an allocator
-takes more with each new mixture of sizes, and then it has enough.
+takes more with each new mixture of sizes, and then it has enough. How many messages there were says nothing of speed:
+the clients pause, and the machine may do other work besides.
 
 """
 
