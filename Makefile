@@ -11,7 +11,7 @@ TARGET ?= dialogue
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
 
-test: $(VENV)/ready tests/interop/node_modules
+test: $(VENV)/ready tests/interop/node_modules bench/servers/smtp-server/node_modules
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 check: $(VENV)/ready
@@ -28,6 +28,7 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
 	$(BIN)/python docs/make_soak.py
+	$(BIN)/python docs/make_differences.py
 
 peers: $(VENV)/ready tests/interop/node_modules
 	$(BIN)/python -m pytest tests/interop $(PYTEST_ARGS) --junitxml=build/peers.xml

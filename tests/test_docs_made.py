@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+
 from pillarbox.options import declarations
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -55,6 +57,16 @@ def test_the_page_of_the_soak_is_that_of_its_last_runs() -> None:
     page = (DOCS / "soak.md").read_text(encoding="utf-8")
     assert page == maker("make_soak").page(), 'docs/soak.md is not what was found: run "make docs"'
     assert "**failed**" not in page
+
+
+def test_the_page_of_differences_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_differences = maker("make_differences")
+    assert make_differences.main(["--check"]) is None
+    old = tmp_path / "differences.md"
+    old.write_text("what it said before", encoding="utf-8")
+    monkeypatch.setattr(make_differences, "PAGE", old)
+    assert 'run "make docs"' in make_differences.main(["--check"])
+    assert make_differences.main([]) is make_differences.main(["--check"]) is None
 
 
 # --- The page of peers: made from a run, so that only what the tests name can be held against it

@@ -32,7 +32,7 @@ VERBS = (
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
 _SECRET = ("key", "key_password", "sni_options", "rate_store")  # a wrong value of these is not shown
-_PEERS = ("use_proxy", "use_xclient", "use_xforward")
+PEERS = ("use_proxy", "use_xclient", "use_xforward")
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -411,53 +411,6 @@ def combinations(o: Options) -> None:
                 wrong(name, "cannot go with ssl_context: set it on that context")
         if o.minimum_tls_version != "TLSv1.2":
             wrong("minimum_tls_version", "cannot go with ssl_context: set it on that context")
-
-
-# --- The reference system's names
-
-
-def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a mapping with the reference's names, units and empty values into ours."""
-    by_reference = {d.reference: (name, d) for name, d in _declarations().items() if d.reference}
-    taken: dict[str, Any] = {}
-    for reference, value in mapping.items():
-        if reference not in by_reference:
-            hint = likely(str(reference), [known for known in by_reference if known])
-            raise ConfigurationError(f"unknown option {reference!r}{hint}", str(reference))
-        name, declaration = by_reference[reference]
-        if not _means_default(name, value):
-            taken[name] = _converted(name, value, declaration)
-    return taken
-
-
-def _means_default(name: str, value: Any) -> bool:
-    if value is False:  # for a switch false is a value of its own
-        return not _takes_false(name)
-    if value == math.inf:
-        return not _takes_false(name)
-    empty = value is None or (isinstance(value, str | bytes | Sequence | Mapping) and not value)
-    return empty or (isinstance(value, int | float) and value == 0)
-
-
-def _takes_false(name: str) -> bool:
-    hint = hints().get(name)
-    parts = get_args(hint) if get_origin(hint) in (typing.Union, pytypes.UnionType) else (hint,)
-    return name == "logger" or bool in parts or Literal[False] in parts
-
-
-def _converted(name: str, value: Any, declaration: Declaration) -> Any:
-    hint = hints().get(name)
-    if value == math.inf:  # "no limit", where False says that
-        return False
-    if value == 1 and (hint is bool or name in (*_PEERS, "logger")):
-        return True
-    if declaration.scale != 1.0 and isinstance(value, int | float) and not isinstance(value, bool):
-        return value * declaration.scale
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and name in ("auth_methods", "disabled_commands", "ignored_hosts", *_PEERS):
-        return [value]
-    return value
 
 
 def _declarations() -> dict[str, Declaration]:

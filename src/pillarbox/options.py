@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from pillarbox import optioncheck
+from pillarbox import camelcase, optioncheck
 from pillarbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -643,7 +643,7 @@ class Options:
         of one, and method names compare without case. Handlers in it have the signatures of this library.
         Raises ConfigurationError.
         """
-        return cls(**optioncheck.from_reference(mapping))
+        return cls(**camelcase.from_reference(mapping))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

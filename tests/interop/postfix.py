@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ error    unix - - n - - error
 retry    unix - - n - - error
 smtp     unix - - n - - smtp
 lmtp     unix - - n - - lmtp
+discard  unix - - n - - discard
 """
 _FOLDERS = dict.fromkeys(
     ("active", "bounce", "corrupt", "defer", "deferred", "hold", "incoming", "private", "saved", "trace"),
@@ -136,6 +138,13 @@ class Postfix:
         (self._folder / "master.cf").write_text(_MASTER)
         for name in ("main.cf", "master.cf"):
             os.utime(self._folder / name, (1, 1))  # it waits two seconds for a file that was written just now
+
+    def connect(self) -> socket.socket:
+        """Return a connection to its SMTP server, of which nothing is read yet."""
+        connection = socket.socket(socket.AF_UNIX)
+        connection.settimeout(PATIENCE)
+        connection.connect(str(self._folder / "queue/public/input"))
+        return connection
 
     def client(self) -> UnixSMTP:
         """Return a client of its SMTP server that has said EHLO."""

@@ -29,6 +29,7 @@ DIALOGUES = {
     + QUIT,
     "HELO has no keywords": GREET + "C: HELO x\nS: 250 mx.test Nice to meet you, [192.0.2.1]\n" + QUIT,
     "hello without a name": GREET + "C: EHLO\nS: 501 Error: syntax: EHLO hostname\n" + QUIT,
+    "spaces before the name": GREET + "C: HELO   x \nS: 250 mx.test Nice to meet you, [192.0.2.1]\n" + QUIT,
     "hello with two names": GREET + "C: HELO a b\nS: 501 Error: syntax: HELO hostname\n" + QUIT,
     "before hello": GREET
     + "C: MAIL FROM:<a@b>\nS: 503 Error: send HELO/EHLO first\nC: RCPT TO:<a@b>\nS: 503 Error: send HELO/EHLO first\n"
@@ -45,7 +46,8 @@ DIALOGUES = {
     + QUIT,
     "small verbs": EHLO
     + "C: NOOP\nS: 250 OK\nC: NOOP with words\nS: 250 OK\nC: HELP\nS: 214\nC: VRFY a@b\nS: 252\nC: VRFY\nS: 501\n"
-    + "C: RSET now\nS: 501 Error: syntax: RSET\nC: DATA now\nS: 503\nC: QUIT now\nS: 221 Bye\nX",
+    + "C: RSET now\nS: 501 Error: syntax: RSET\nC: DATA now\nS: 503\nC: QUIT now\nS: 501 Error: syntax: QUIT\n"
+    + QUIT,
     "bad addresses": EHLO
     + "C: MAIL FROM:a@b\nS: 501 Error: Bad sender address syntax\n"
     + "C: MAIL TO:<a@b>\nS: 501 Error: Bad sender address syntax\n"

@@ -212,6 +212,11 @@ ORCPT = {
 }
 
 
+async def test_a_report_that_is_wished_for_twice() -> None:
+    seen = await after("NOTIFY=SUCCESS,success,DELAY", RCPT, hide_dsn=False)
+    assert seen.recipient.dsn.notify == ("SUCCESS", "DELAY")
+
+
 @pytest.mark.parametrize("value", [value for value in ORCPT if "=" not in value])
 async def test_orcpt(value: str) -> None:
     seen = await after(f"ORCPT={value}", RCPT, hide_dsn=False)

@@ -72,6 +72,7 @@ class ClientRates:
         self._per_account = _limiters(options.rates_per_account, store)
         self._over_all = _limiters(options.rates_over_all, store)
         self._unlimited = Networks(options.unlimited_hosts)
+        self._waits = options.rate_store != "memory"
         self._log = log
         self._store_fails = False
 
@@ -113,6 +114,8 @@ class ClientRates:
 
     async def _asked(self, answer: Any) -> Any:
         """Return what the store says; None where it does not answer: mail goes on, and the log tells, once."""
+        if not self._waits:  # memory answers at once, and a time-out would cost as much as the answer
+            return await answer
         try:
             async with asyncio.timeout(STORE_TIME):
                 result = await answer

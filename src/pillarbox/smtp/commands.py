@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 def hello(c: Conversation, verb: str, argument: str) -> Reply | Awaitable[Reply]:
     """Answer HELO, EHLO or LHLO: a new hello also ends a transaction."""
+    argument = argument.lstrip(" ")  # several spaces do no harm, and other servers take them
     if not argument or " " in argument:
         raise Refused(reply.syntax(f"{verb} hostname"))
     if c.phase & HELLO:
@@ -335,8 +336,13 @@ async def _ask_with_utf8(c: Conversation, rule: Rule, mailbox: str, utf8: bool) 
         raise
 
 
-def quit_(_: Conversation, __: str) -> Reply:
+def quit_(_: Conversation, argument: str) -> Reply:
     """Say goodbye."""
+    # RFC 5321 4.1.1: "Several commands (RSET, DATA, QUIT) are specified as not permitting parameters. In the absence of
+    # specific extensions offered by the server and accepted by the client, clients MUST NOT send such parameters and
+    # servers SHOULD reject commands containing them as having invalid syntax."
+    if argument:
+        raise Refused(reply.syntax("QUIT"))
     raise ConnectionEnded("QUIT", reply.BYE)
 
 

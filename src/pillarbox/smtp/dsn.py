@@ -59,10 +59,11 @@ def notify(asked: Asked, value: str) -> None:
     # RFC 3461 4.1: 'notify-esmtp-value = "NEVER" / 1#notify-list-element'.
     wishes = tuple(upper(value).split(","))
     known = all(wish in ("NEVER", "SUCCESS", "FAILURE", "DELAY") for wish in wishes)
-    if not known or ("NEVER" in wishes and len(wishes) > 1) or len(set(wishes)) != len(wishes):
+    # RFC 3461 4.1: "the NEVER keyword MUST appear by itself". Of a wish that stands twice it says nothing.
+    if not known or ("NEVER" in wishes and len(wishes) > 1):
         raise Refused(wrong_parameter("NOTIFY must be NEVER or some of SUCCESS, FAILURE, DELAY"))
     if isinstance(asked.address, Recipient):
-        asked.address.dsn = replace(asked.address.dsn, notify=wishes)
+        asked.address.dsn = replace(asked.address.dsn, notify=tuple(dict.fromkeys(wishes)))
 
 
 def orcpt(asked: Asked, value: str) -> None:

@@ -1,0 +1,190 @@
+"""Parameters of MAIL and RCPT, and messages: where other servers answer otherwise, and what decides."""
+
+from __future__ import annotations
+
+from differential.entry import (
+    AIOSMTPD,
+    FIRST_DOT,
+    NO_LIMITS,
+    NODE,
+    OPEN,
+    POLICY,
+    POSTFIX,
+    UNKNOWN,
+    XTEXT,
+    Difference,
+    all_of_them,
+)
+
+MESSAGES = (
+    # --- Parameters
+    Difference(
+        "Parameters",
+        "parameters after HELO",
+        rb"\AMAIL [^>]*> [^\r]",
+        "2",
+        {AIOSMTPD: "5"},
+        OPEN + 'RFC 5321 4.1.1.2: "If service extensions were negotiated, the MAIL command may also carry parameters'
+        ' associated with a particular service extension." What a server does otherwise is not said.',
+        before=rb"2 b'HELO(?!.*EHLO)",
+    ),
+    Difference(
+        "Parameters",
+        "a parameter twice",
+        rb"\A(MAIL|RCPT) [^>]*> (?:.* )?([A-Z0-9]+)(=\S*)? (?:.* )?\2\b",
+        "5",
+        {POSTFIX: "2", AIOSMTPD: "2"},
+        POLICY
+        + "each parameter appears once: two servers in a row must not take different ones for the one that counts.",
+    ),
+    Difference(
+        "Parameters",
+        "AUTH as a parameter, where AUTH is announced",
+        rb"\AMAIL [^>]*>.* AUTH=",
+        "2",
+        {AIOSMTPD: "5"},
+        'RFC 4954 5: "servers that advertise support for this extension MUST support the AUTH parameter to the MAIL'
+        ' FROM command even when the client has not authenticated itself to the server."',
+    ),
+    Difference(
+        "Parameters",
+        "xtext that is none, in AUTH, ENVID or ORCPT",
+        rb"> (?:.* )?(AUTH|ENVID|ORCPT)=[^ \r]*\+",
+        "5",
+        {POSTFIX: "2", NODE: "2"},
+        XTEXT,
+    ),
+    Difference(
+        "Parameters",
+        "NOTIFY with an empty element",
+        rb"> (?:.* )?NOTIFY=[^ \r]*,,",
+        "5",
+        {POSTFIX: "2"},
+        POLICY
+        + "RFC 3461 4.1 has `1#notify-list-element`, in which the # of RFC 822 lets elements be empty; nothing is"
+        " known to send them.",
+    ),
+    Difference(
+        "Parameters",
+        "ORCPT without an address",
+        rb"> (?:.* )?ORCPT=[^;\r]*;[ \r]",
+        "5",
+        {POSTFIX: "2"},
+        POLICY + "RFC 3461 4.2 has xtext there, which may be empty; an address of nobody cannot be reported on.",
+    ),
+    Difference(
+        "Parameters",
+        "REQUIRETLS, which only ours announces, under TLS",
+        rb"\AMAIL .* REQUIRETLS",
+        "2",
+        {POSTFIX: "5", AIOSMTPD: "5"},
+        UNKNOWN,
+    ),
+    Difference(
+        "Parameters",
+        "a parameter that is unknown, malformed or of the other command",
+        rb"\A(MAIL|RCPT) [^>]*> +[^ \r]",
+        "5",
+        {NODE: "2"},
+        UNKNOWN,
+    ),
+    Difference(
+        "Parameters",
+        "MAIL behind one that was refused for its SIZE",
+        rb"\AMAIL",
+        "2",
+        {POSTFIX: "5"},
+        'RFC 5321 4.1.4: "If the transaction beginning command argument is not acceptable, a 501 failure reply MUST be'
+        ' returned and the SMTP server MUST stay in the same state."',
+        before=rb"SIZE=1000001(?!.*\n2 b'(RSET|EHLO|HELO))",
+    ),
+    # --- Messages
+    Difference(
+        "Messages",
+        "a NUL",
+        rb"\0",
+        "5",
+        all_of_them("2"),
+        POLICY + 'a NUL in a message is refused; RFC 5321 4.1.1.4: "use of control characters other than SP, HT, CR,'
+        ' and LF may cause problems and SHOULD be avoided when possible."',
+        before=rb"(3 b'DATA|2 b['\"]RCPT)[^\n]*\Z",
+    ),
+    Difference(
+        "Messages",
+        "a line of more than 1,000 octets",
+        rb"[^\n]{999,}\n",
+        "2",
+        {AIOSMTPD: "5"},
+        NO_LIMITS,
+        before=rb"3 b'DATA[^\n]*\Z",
+    ),
+    Difference(
+        "Messages",
+        "two dots behind a bare LF",
+        rb"[^\r]\n\.\.",
+        "both stay",
+        {NODE: "one of them goes"},
+        FIRST_DOT + " A bare LF begins no line (RFC 5321 2.3.8).",
+        aspect="content",
+    ),
+    Difference(
+        "Messages",
+        "a dot that begins a line and is not followed by another",
+        rb"(\A|\r\n)\.[^.\r]|(\A|\r\n)\.\r[^\n]",
+        "without that dot",
+        {NODE: "with that dot"},
+        FIRST_DOT,
+        aspect="content",
+    ),
+    Difference(
+        "Messages",
+        "a recipient given twice, also in another case",
+        rb"",
+        "the later one stands in its place",
+        {AIOSMTPD: "both stand there"},
+        POLICY + "nobody gets a message twice. RFC 5321 2.4 has local parts compared with case; no mail server that is"
+        " in use has mailboxes that differ in nothing else.",
+        before=rb"RCPT TO *: *<([^>]*)>.*RCPT TO *: *<\1>",
+        aspect="envelope",
+    ),
+    Difference(
+        "Messages",
+        "an empty sender",
+        rb"",
+        "an empty address",
+        {AIOSMTPD: "the address `<>`"},
+        OPEN + "how an application is told is not the RFC's.",
+        before=rb"MAIL FROM: ?<>",
+        aspect="envelope",
+    ),
+    Difference(
+        "Messages",
+        "a quoted local part that needs no quotes",
+        rb"",
+        "as it was sent",
+        {AIOSMTPD: "without its quotes"},
+        OPEN + 'RFC 5321 4.1.2: "all quoted forms MUST be treated as equivalent".',
+        before=rb'<(\\)?"',
+        aspect="envelope",
+    ),
+    Difference(
+        "Messages",
+        "an A-label (`xn--…`)",
+        rb"",
+        "in Unicode",
+        {AIOSMTPD: "as it was sent"},
+        OPEN + "both spellings of a name are shown as one.",
+        before=rb"@xn--",
+        aspect="envelope",
+    ),
+    Difference(
+        "Messages",
+        "an IPv6 literal in another spelling",
+        rb"",
+        "in the normal form of RFC 5952",
+        {AIOSMTPD: "as it was sent"},
+        OPEN + "all spellings of an address are shown as one.",
+        before=rb"@\[ipv6:",
+        aspect="envelope",
+    ),
+)
