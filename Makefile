@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n auto
 TARGET ?= dialogue
 SECONDS ?= 10
 
-.PHONY: run test check format docs peers bench fuzz fuzz-all clean
+.PHONY: run test check format docs peers bench soak fuzz fuzz-all clean
 
 run: $(VENV)/installed
 	$(BIN)/pillarbox serve $(ARGS)
@@ -28,6 +28,7 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_speed.py
+	$(BIN)/python docs/make_soak.py
 	$(BIN)/python docs/make_differences.py
 
 peers: $(VENV)/ready tests/interop/node_modules
@@ -36,6 +37,9 @@ peers: $(VENV)/ready tests/interop/node_modules
 
 bench: $(VENV)/bench-ready bench/servers/smtp-server/node_modules
 	$(BIN)/python bench/run.py $(ARGS)
+
+soak: $(VENV)/ready
+	$(BIN)/python bench/soak.py $(ARGS)
 
 fuzz: $(VENV)/fuzz-ready
 	$(BIN)/python fuzz/fuzz.py $(TARGET) $(ARGS)

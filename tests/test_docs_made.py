@@ -53,6 +53,12 @@ def test_the_page_of_speed_is_that_of_the_last_run() -> None:
     assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'
 
 
+def test_the_page_of_the_soak_is_that_of_its_last_runs() -> None:
+    page = (DOCS / "soak.md").read_text(encoding="utf-8")
+    assert page == maker("make_soak").page(), 'docs/soak.md is not what was found: run "make docs"'
+    assert "**failed**" not in page
+
+
 def test_the_page_of_differences_is_that_of_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_differences = maker("make_differences")
     assert make_differences.main(["--check"]) is None

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from pillarbox import Session, SMTPServer
+from pillarbox import HandshakeFailed, Session, SMTPServer
 from support import (
     PLAIN,
+    TIMEOUT,
     Client,
     Served,
     ca,
@@ -362,6 +363,25 @@ async def test_handshake_timeout(secure: bool) -> None:
             assert await client.say("STARTTLS") == "220 Ready to start TLS"
         await client.eof()
     assert len(errors) == 1
+
+
+@pytest.mark.parametrize("said", [b"", b"EHLO client.example\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"])
+@on_both_loops
+async def test_a_client_that_is_gone_before_its_handshake_begins(said: bytes) -> None:
+    errors: list[Exception] = []
+    reported = asyncio.Event()
+
+    def on_error(error: Exception, session: Session) -> None:
+        errors.append(error)
+        reported.set()
+
+    async with serving(secure=True, on_error=on_error, **pem()) as served:
+        with socket.create_connection(served.address) as client:  # the event loop sees nothing before all is over
+            client.sendall(said)
+        await asyncio.wait_for(reported.wait(), TIMEOUT)
+        await under_tls(served, trusting())
+        assert len(served.server.connections) == 1
+    assert [type(error) for error in errors] == [HandshakeFailed]
 
 
 async def test_hide_starttls_hides_it_alone() -> None:

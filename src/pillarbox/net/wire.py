@@ -462,14 +462,15 @@ class TransportWire(asyncio.Protocol):
         )
         try:
             transport = await (self._fed(handshake, early) if early else handshake)
+            # Closed before its first step, a handshake "succeeds": asyncio has no transport then, uvloop no TLS in it.
+            if transport is None or transport.get_extra_info("ssl_object") is None:
+                raise ConnectionResetError("the client closed the connection")
         except BaseException:
             self._gone = self._hindered = True  # the event loop has closed it, and tells only the TLS protocol
             raise
         finally:
             self._paused = False
         self._upgrading = False
-        if transport is None:
-            raise ConnectionResetError("the client closed the connection")
         return transport
 
     async def _fed(self, handshake: Any, early: bytes) -> asyncio.Transport | None:
@@ -481,7 +482,9 @@ class TransportWire(asyncio.Protocol):
         plain = self._transport
 
         def feed() -> None:
-            tls = cast("asyncio.BufferedProtocol", plain.get_protocol())
+            tls = cast("asyncio.BufferedProtocol | None", plain.get_protocol())
+            if tls is None:  # uvloop: the client is gone
+                return
             rest = memoryview(early)
             while rest:
                 room = memoryview(tls.get_buffer(len(rest)))[: len(rest)]
