@@ -16,7 +16,7 @@ from pillarbox import optioncheck
 from pillarbox.errors import ConfigurationError
 from pillarbox.handlers import HOOKS, Handlers
 from pillarbox.logs import EventLog
-from pillarbox.net import sockets
+from pillarbox.net import descriptors, sockets
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.net.listener import Connections, Listener
 from pillarbox.net.tls import TLSContexts
@@ -58,7 +58,7 @@ class SMTPServer(Handlers):
         # What cannot be used, a key or an extension, is an error now, not at the first connection.
         TLSContexts(self.options)
         Service(self.options, dict.fromkeys(HOOKS), self._log)
-        self._connections = Connections()
+        self._connections = Connections(self._log)
         self._listeners: list[Listener] = []
         self._socket_listener: Listener | None = None
         self._servers: list[asyncio.Server] = []
@@ -100,10 +100,13 @@ class SMTPServer(Handlers):
         if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
             raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
         listener = self._listener(overrides)
+        self._connections.descriptors.measure(len(self._servers) + 1)
         if fd is not None:
             sock = socket.socket(fileno=fd)
         try:
             server = await self._bind(listener, port, host, path, sock, backlog)
+            if isinstance(server.get_loop(), asyncio.SelectorEventLoop):
+                descriptors.let_wait(server, backlog)
             if self._closing is not None:  # meanwhile
                 server.close()
                 self._check_open()
@@ -132,6 +135,8 @@ class SMTPServer(Handlers):
         backlog: int,
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            backlog = min(backlog, self._connections.descriptors.batch())
         if path is not None:
             unix = sockets.UnixPath(path)
             unix.refuse_if_served()
@@ -191,6 +196,7 @@ class SMTPServer(Handlers):
         self._check_open()
         if self._socket_listener is None:
             self._socket_listener = self._listener({})
+            self._connections.descriptors.measure(len(self._servers))
         sock.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(self._socket_listener, sock)
 
@@ -254,6 +260,8 @@ class SMTPServer(Handlers):
             await names.close()
         await self._dns.close()
         self._addresses = []
+        for listener in self._listeners:
+            listener.end_refusals()
         self._log.event(INFO, "close", None, "closed")
         if self._closed is not None:
             self._closed.set()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
 from pillarbox.net.connection import Connection
+from pillarbox.net.descriptors import Descriptors
+from pillarbox.net.refusals import Refusals
 from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks
@@ -22,16 +24,29 @@ if TYPE_CHECKING:
     from pillarbox.options import Options
 
 
-class Connections:
-    """The live connections of a server, and the one sweep that ends their patience."""
+_BEYOND_DESCRIPTORS = (
+    "new connections are refused: the limit is %s descriptors, raise it by ulimit -n or systemd's LimitNOFILE",
+    "connections are accepted again; refused for want of descriptors: %d",
+)
+_BEYOND_MAX_CLIENTS = (
+    "new connections are refused: too many connected clients (max_clients is %d)",
+    "connections are accepted again; refused above max_clients: %d",
+)
 
-    def __init__(self) -> None:
+
+class Connections:
+    """The live connections of a server, what it refuses, and the one sweep that ends the patience with the others."""
+
+    def __init__(self, log: EventLog) -> None:
         self.all: set[Connection] = set()
         self.counted = 0
         self.closing = False
         self._emptied: asyncio.Event | None = None
         self.interval = 1.0  # seconds between two sweeps
         self._timer: asyncio.TimerHandle | None = None
+        self.descriptors = Descriptors()
+        self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
+        self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
@@ -92,8 +107,10 @@ class Listener:
         self.overridden = overridden  # the options that are this listener's own
         self.counted = 0
         self.connections = connections
-        self.names = names
         log = EventLog(options.logger, options.component)
+        own = "max_clients" in overridden
+        self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
+        self.names = names
         self.service = Service(options, hooks, log)
         self.tls = TLSContexts(options, self._sni_problem)
         self.silence = seconds_or_forever(options.socket_timeout)
@@ -118,6 +135,15 @@ class Listener:
         options = self.options.replace(**tls_options)
         return options, TLSContexts(options, self._sni_problem)
 
+    def has_descriptors(self, descriptor: int) -> bool:
+        """Whether the process is far from its limit when a new connection has this descriptor; note it if not."""
+        connections = self.connections
+        descriptors = connections.descriptors
+        if descriptor < descriptors.room and len(connections.all) < descriptors.most:
+            return True
+        connections.beyond_descriptors.note(None, descriptors.limit)
+        return False
+
     def opened(self, connection: Connection) -> None:
         """Note a new connection."""
         self.connections.add(connection)
@@ -131,11 +157,17 @@ class Listener:
         limit = self.options.max_clients
         there = self.counted if "max_clients" in self.overridden else self.connections.counted
         if limit is not None and there >= limit:
+            self.beyond_max_clients.note(connection.session, limit)
             return False
         self.connections.counted += 1
         self.counted += 1
         connection.counted = True
         return True
+
+    def end_refusals(self) -> None:
+        """Say how many were refused, since no more will be."""
+        self.beyond_max_clients.end()
+        self.connections.beyond_descriptors.end()
 
     def _sni_problem(self, error: Exception, server_name: str | None) -> None:
         self.service.log.event(
