@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import threading
+from contextlib import contextmanager, suppress
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from pillarbox.options import Options
 from pillarbox.smtp.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -240,11 +240,17 @@ class SMTPServer(Handlers):
     async def close(self) -> None:
         """Stop accepting, let running transactions finish within ``close_timeout`` (seconds), then end what is left.
 
-        Clients outside a transaction get 421 at once. May be called twice.
+        Clients outside a transaction get 421 at once. May be called twice. A handler that calls it is not kept waiting:
+        its own transaction has to end first.
         """
+        closing = self._begin_closing()
+        if asyncio.current_task() not in {connection.task for connection in self._connections.all}:
+            await asyncio.shield(closing)
+
+    def _begin_closing(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
+        return self._closing
 
     async def _close(self) -> None:
         self._connections.closing = True
@@ -305,24 +311,28 @@ class SMTPServer(Handlers):
 
     async def _run(self, port: int | None, host: str | None, **more: Any) -> None:
         await self.listen(port, host, **more)
-        loop = asyncio.get_running_loop()
-        closing: set[asyncio.Task[None]] = set()
+        with _on_first_signal(self._begin_closing):
+            await self.serve_forever()
 
-        def drain(number: int) -> None:
-            if closing:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            closing.add(loop.create_task(self.close()))
 
-        if sys.platform == "win32":  # no signal handlers on its loop: Ctrl-C cancels
-            try:
-                await self.serve_forever()
-            finally:
-                await self.close()
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, drain, number)
-        await self.serve_forever()
+@contextmanager
+def _on_first_signal(begin: Callable[[], object]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM call this in the event loop; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first(_number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        with suppress(RuntimeError):  # the loop is closed: the process ends anyway
+            loop.call_soon_threadsafe(begin)
+
+    # Not add_signal_handler: Windows has none, and a second signal must also end a loop that a handler blocks.
+    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 async def _turns() -> None:
