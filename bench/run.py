@@ -20,6 +20,7 @@ import certificate
 import chart
 import growth
 import latency
+import limits
 import logline
 import machine
 import memory
@@ -34,9 +35,17 @@ from workloads import WORKLOADS
 RESULTS = Path(__file__).resolve().parent / "results"
 MINUTES, QUICK_MINUTES = 14.0, 1.8
 # Left out of a quick run.
-TOO_LONG = {"25mb", "1mb-prose", "tls-1mb", "growth"}
+TOO_LONG = {"25mb", "1mb-prose", "tls-1mb", "growth", "limits"}
 # What is left of the time is shared out by these; a step that needs less leaves it to those behind it.
-HEAVY = {"growth": 6, "25mb": 2, "open": 2, "lmtp": 2, "auth": 2, "tls-open": 2}  # these start their servers
+HEAVY = {
+    "growth": 6,
+    "25mb": 2,
+    "open": 2,
+    "lmtp": 2,
+    "auth": 2,
+    "tls-open": 2,
+    "limits": 3,
+}  # these start their servers
 
 Scene = Callable[[list[Peer], Setting, report.Results, bool], Iterable[Finding]]
 
@@ -47,6 +56,10 @@ def _startup(peers: list[Peer], setting: Setting, results: report.Results, quick
 
 def _log_line(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
     return logline.cost(setting)
+
+
+def _limits(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
+    return limits.cost(setting)
 
 
 def _memory(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
@@ -70,6 +83,7 @@ def _growth(peers: list[Peer], setting: Setting, results: report.Results, quick:
 SCENES: dict[str, Scene] = {
     "startup": _startup,
     "log-line": _log_line,
+    "limits": _limits,
     "latency": _latency,
     "memory": _memory,
     "growth": _growth,

@@ -209,7 +209,9 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Run a server on a free port of 127.0.0.1, without DNS and where not said otherwise without AUTH."""
     if server is None:
-        server = server_class(**{"disable_reverse_lookup": True, "auth_optional": True, **options})
+        server = server_class(
+            **{"disable_reverse_lookup": True, "auth_optional": True, "auth_failure_delay": 0.0, **options}
+        )
     await server.listen(0, "127.0.0.1")
     served = Served(server)
     with internal_errors() as found:

@@ -18,6 +18,7 @@ ORDER = [
     "networks",
     "extension",
     "optioncheck",
+    "camelcase",
     "options",
     "session",
     "smtp",
@@ -75,8 +76,8 @@ def test_imports_run_one_way(path: Path) -> None:
             public = name == "pillarbox" or name.removeprefix("pillarbox.") in {*pillarbox.__all__, "__version__"}
             assert public or room(name) in PROGRAMS, f"{name} is not public"
         elif name != "pillarbox":
-            # options and optioncheck are two halves of one table: the second imports the first where it is used
-            both = {own, room(name)} == {"options", "optioncheck"}
+            # options and those that check it are parts of one table: they import it where they use it
+            both = own in {"optioncheck", "camelcase"} and room(name) == "options"
             assert both or ORDER.index(room(name)) <= ORDER.index(own), f"{own} imports {name}"
 
 
@@ -86,7 +87,7 @@ def test_every_public_name_has_a_docstring() -> None:
 
 
 def test_importing_loads_nothing_that_is_only_needed_later() -> None:
-    late = {"pydantic", "cryptography", "idna", "aiodns", "click", "uvloop", "email.parser"}
+    late = {"pydantic", "cryptography", "idna", "aiodns", "click", "uvloop", "email.parser", "throttled"}
     code = "import sys, pillarbox; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not late & set(loaded)

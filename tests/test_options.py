@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import ssl
+import sys
 from typing import Any, get_type_hints
 
 import pytest
@@ -186,3 +187,18 @@ def test_a_mapping_or_options_may_come_first() -> None:
     assert SMTPServer(Options(size=5), size=6).options.size == 6
     with pytest.raises(ConfigurationError, match="options must be Options or a mapping, not int"):
         SMTPServer(5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "extra"),
+    [
+        ("throttled.rate_limiter", {"rates_over_all": {"messages": "1/s"}}, "rates"),
+        ("redis", {"rate_store": "redis://localhost/0"}, "redis"),
+    ],
+)
+def test_an_extra_that_is_missing_is_named(
+    module: str, options: dict[str, Any], extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match=f"needs the extra '{extra}': pip install 'pillarbox\\[{extra}\\]'"):
+        Options(**options)

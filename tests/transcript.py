@@ -21,7 +21,7 @@ from pillarbox.server import SMTPServer
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.service import Service
-from pillarbox.smtp.wire import ConnectionEnded
+from pillarbox.smtp.wire import Arriving, ConnectionEnded
 
 Split = Callable[[bytes], Iterable[bytes]]
 
@@ -59,6 +59,7 @@ class ListWire:
         self._buffer = b""
         self.sent: list[bytes] = []  # what the server had sent when it waited for each flight
         self.out = b""
+        self.measured: Arriving | None = None
         self.client_left = False
         self._stopped: Reply | None = None
 
@@ -100,6 +101,12 @@ class ListWire:
 
     def buffered(self) -> bool:
         return self.pending()
+
+    async def delay(self, seconds: float) -> None:
+        return
+
+    async def admit(self) -> Reply | None:
+        return None
 
     async def wait_input(self, seconds: float) -> None:
         return

@@ -1,6 +1,6 @@
 """pillarbox as it is measured: default options, a handler that reads and drops, no authentication, no reverse lookup.
 
-    python -m servers.pillarbox_server PORT plain|tls|auth|lmtp|slow|info [--loop asyncio|uvloop]
+    python -m servers.pillarbox_server PORT plain|tls|auth|lmtp|slow|info [--loop asyncio|uvloop] [--options JSON]
 
 slow: a handler that takes 5 ms for each block; info: ``logger=True``, which writes a line for each message on standard
 error (the runner drops it). In the other modes logging is as nobody configured it: nothing below WARNING.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
 from servers.setting import CERTIFICATE, KEY, LOOPS
@@ -48,8 +49,8 @@ def options(mode: str) -> OptionKeywords:
     return chosen
 
 
-async def serve(port: int, mode: str) -> None:
-    server = SMTPServer(**options(mode))
+async def serve(port: int, mode: str, more: dict[str, Any]) -> None:
+    server = SMTPServer({**options(mode), **more})
     await server.listen(port, "127.0.0.1")
     await server.serve_forever()
 
@@ -59,9 +60,10 @@ def main() -> None:
     arguments.add_argument("port", type=int)
     arguments.add_argument("mode", choices=["plain", "tls", "auth", "lmtp", "slow", "info"])
     arguments.add_argument("--loop", choices=LOOPS, default="uvloop")
+    arguments.add_argument("--options", type=json.loads, default={}, help="more options")
     given = arguments.parse_args()
     with asyncio.Runner(loop_factory=LOOPS[given.loop]()) as runner:
-        runner.run(serve(given.port, given.mode))
+        runner.run(serve(given.port, given.mode, given.options))
 
 
 if __name__ == "__main__":

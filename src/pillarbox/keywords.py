@@ -66,16 +66,31 @@ class OptionKeywords(TypedDict, total=False):
     lenient_parameters: bool
     bare_newline: Literal["normalize", "reject", "accept"]
     forbid_unauth_pipelining: bool
-    max_recipients: int | None
-    max_messages: int | None
     enforce_size: bool
     greet_delay: float
     socket_timeout: float | None
     close_timeout: float | None
     handler_timeout: float | None
-    max_clients: int | None
     disable_reverse_lookup: bool
     resolver: Resolver | None
+    max_clients: int | None
+    max_clients_per_address: int | None
+    max_recipients: int | None
+    max_messages: int | None
+    max_errors: int | None
+    max_junk_commands: int | None
+    max_refused_recipients: int | None
+    max_auth_failures: int | None
+    auth_failure_delay: float
+    command_timeout: float | None
+    reply_timeout: float | None
+    min_data_rate: int | None
+    max_session_duration: float | None
+    rates_per_address: Mapping[str, str] | None
+    rates_per_account: Mapping[str, str] | None
+    rates_over_all: Mapping[str, str] | None
+    rate_store: str
+    unlimited_hosts: Sequence[str]
     use_proxy: bool | Sequence[str]
     proxy_timeout: float | None
     ignored_hosts: Sequence[str]

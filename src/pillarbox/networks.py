@@ -17,6 +17,14 @@ def normal_address(address: str) -> str:
     return str(parsed)
 
 
+def client_network(address: str) -> str:
+    """Return what counts as one client: an IPv4 address, or the /64 network of an IPv6 address.
+
+    A /64 is what one customer or one host is given; who has one can use all its addresses.
+    """
+    return str(ip_network((address, 64), strict=False)) if ":" in address else address
+
+
 class Networks:
     """A set of peers: ``address in networks``. True or ``*`` is everyone, False or an empty list no one."""
 

@@ -31,8 +31,8 @@ VERBS = (
     "HELO", "EHLO", "LHLO", "MAIL", "RCPT", "DATA", "BDAT", "RSET", "NOOP", "QUIT", "HELP", "VRFY", "EXPN", "AUTH",
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
-_SECRET = ("key", "key_password", "sni_options")  # a wrong value of these is not shown
-_PEERS = ("use_proxy", "use_xclient", "use_xforward")
+_SECRET = ("key", "key_password", "sni_options", "rate_store")  # a wrong value of these is not shown
+PEERS = ("use_proxy", "use_xclient", "use_xforward")
 _WORDS: dict[Any, str] = {
     str: "a string",
     int: "a whole number",
@@ -345,6 +345,52 @@ def networks(name: str, value: bool | Sequence[str]) -> bool | tuple[str, ...]:
     return tuple(value)
 
 
+# --- Rates
+
+_OF_CLIENTS = ("connections", "messages", "recipients", "auth_failures", "errors")
+_OF_ACCOUNTS = ("messages", "recipients", "auth_failures")
+
+
+def client_rates(name: str, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Refuse rates of what no client does, or that are no rates."""
+    return _rates(name, value, _OF_CLIENTS)
+
+
+def account_rates(name: str, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
+    """Refuse rates of what no account does, or that are no rates."""
+    return _rates(name, value, _OF_ACCOUNTS)
+
+
+def _rates(name: str, value: Mapping[str, str] | None, known: Sequence[str]) -> Mapping[str, str] | None:
+    for what, rate in (value or {}).items():
+        if what not in known:
+            wrong(name, f"does not know {what!r}{likely(what, known)} (known: {', '.join(known)})")
+        try:
+            from throttled.rate_limiter import quota_parser
+        except ImportError:
+            wrong(name, "needs the extra 'rates': pip install 'pillarbox[rates]'")
+        try:
+            if len(quota_parser.parse(rate)) == 1:
+                continue
+        except Exception:  # noqa: BLE001, S110 - that library's errors have no common name; all say the same
+            pass
+        wrong(name, f'{what} must be a rate as "60/minute" or "1000/hour burst 50", not {rate!r}')
+    return value
+
+
+def rate_store(name: str, value: str) -> str:
+    """Refuse a place where rates cannot be counted; the URL may hold a password and is not shown."""
+    if value == "memory":
+        return value
+    if not re.match(r"(redis|rediss)://\S+$", value):
+        wrong(name, 'must be "memory" or the URL of a Redis server: redis://host:port/db')
+    try:
+        import redis  # noqa: F401
+    except ImportError:
+        wrong(name, "needs the extra 'redis': pip install 'pillarbox[redis]'")
+    return value
+
+
 # --- Combinations
 
 
@@ -365,53 +411,6 @@ def combinations(o: Options) -> None:
                 wrong(name, "cannot go with ssl_context: set it on that context")
         if o.minimum_tls_version != "TLSv1.2":
             wrong("minimum_tls_version", "cannot go with ssl_context: set it on that context")
-
-
-# --- The reference system's names
-
-
-def from_reference(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn a mapping with the reference's names, units and empty values into ours."""
-    by_reference = {d.reference: (name, d) for name, d in _declarations().items() if d.reference}
-    taken: dict[str, Any] = {}
-    for reference, value in mapping.items():
-        if reference not in by_reference:
-            hint = likely(str(reference), [known for known in by_reference if known])
-            raise ConfigurationError(f"unknown option {reference!r}{hint}", str(reference))
-        name, declaration = by_reference[reference]
-        if not _means_default(name, value):
-            taken[name] = _converted(name, value, declaration)
-    return taken
-
-
-def _means_default(name: str, value: Any) -> bool:
-    if value is False:  # for a switch false is a value of its own
-        return not _takes_false(name)
-    if value == math.inf:
-        return not _takes_false(name)
-    empty = value is None or (isinstance(value, str | bytes | Sequence | Mapping) and not value)
-    return empty or (isinstance(value, int | float) and value == 0)
-
-
-def _takes_false(name: str) -> bool:
-    hint = hints().get(name)
-    parts = get_args(hint) if get_origin(hint) in (typing.Union, pytypes.UnionType) else (hint,)
-    return name == "logger" or bool in parts or Literal[False] in parts
-
-
-def _converted(name: str, value: Any, declaration: Declaration) -> Any:
-    hint = hints().get(name)
-    if value == math.inf:  # "no limit", where False says that
-        return False
-    if value == 1 and (hint is bool or name in (*_PEERS, "logger")):
-        return True
-    if declaration.scale != 1.0 and isinstance(value, int | float) and not isinstance(value, bool):
-        return value * declaration.scale
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, str) and name in ("auth_methods", "disabled_commands", "ignored_hosts", *_PEERS):
-        return [value]
-    return value
 
 
 def _declarations() -> dict[str, Declaration]:

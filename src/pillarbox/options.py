@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
-from pillarbox import optioncheck
+from pillarbox import camelcase, optioncheck
 from pillarbox.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -29,9 +29,10 @@ AUTHENTICATION = "Authentication"
 EXTENSIONS = "SMTP extensions"
 MESSAGES = "Commands and messages"
 CONNECTIONS = "Connections"
+LIMITS = "Limits"
 PROXIES = "Proxies"
 HANDLERS = "Handlers"
-SECTIONS = (SERVER, TLS, AUTHENTICATION, EXTENSIONS, MESSAGES, CONNECTIONS, PROXIES, HANDLERS)
+SECTIONS = (SERVER, TLS, AUTHENTICATION, EXTENSIONS, MESSAGES, CONNECTIONS, LIMITS, PROXIES, HANDLERS)
 
 PEM = str | bytes | os.PathLike[str] | Sequence[str | bytes | os.PathLike[str]]
 """PEM text (it begins ``-----BEGIN``), PEM bytes, or the path of a file; or a list of these."""
@@ -387,19 +388,6 @@ class Options:
         "Input that waits behind HELO, EHLO, AUTH, STARTTLS or DATA is answered 554 and the connection closed (RFC 2920"
         " 3.1).",
     )
-    max_recipients: int | None = _option(
-        1000,
-        MESSAGES,
-        "So many recipients may one message have; one more gets 452. Advertised as RCPTMAX of LIMITS.",
-        check=optioncheck.six_digits,
-    )
-    max_messages: int | None = _option(
-        None,
-        MESSAGES,
-        "So many transactions may one connection have; MAIL for one more gets 421 and is the end of it. Advertised as"
-        " MAILMAX of LIMITS.",
-        check=optioncheck.six_digits,
-    )
     enforce_size: bool = _option(
         True,
         MESSAGES,
@@ -433,14 +421,6 @@ class Options:
         "How long one call of a handler may take; longer is a failure of that handler (451; on_connect and on_secure"
         " 421, on_auth 454). Waiting for the client's data does not count. Only an awaited handler can be interrupted.",
     )
-    max_clients: int | None = _option(
-        None,
-        CONNECTIONS,
-        "Above so many connections a new one gets 421 and is closed (on implicit TLS it is just closed). None: as many"
-        " as there are descriptors for.",
-        reference="maxClients",
-        check=optioncheck.positive,
-    )
     disable_reverse_lookup: bool = _option(
         False,
         CONNECTIONS,
@@ -455,6 +435,120 @@ class Options:
         reference="resolver",
         in_code_only=True,
         check=optioncheck.resolver,
+    )
+
+    # --- Limits
+    max_clients: int | None = _option(
+        None,
+        LIMITS,
+        "Above so many connections a new one gets 421 and is closed (on implicit TLS it is just closed). None: as many"
+        " as there are descriptors for.",
+        reference="maxClients",
+        check=optioncheck.positive,
+    )
+    max_clients_per_address: int | None = _option(
+        None,
+        LIMITS,
+        "Above so many connections from one address (IPv6: from one /64 network) a new one gets 421 and is closed (on"
+        " implicit TLS it is just closed). Not behind a proxy that tells no addresses, where all clients have one.",
+        check=optioncheck.positive,
+    )
+    max_recipients: int | None = _option(
+        1000,
+        LIMITS,
+        "So many recipients may one message have; one more gets 452. Advertised as RCPTMAX of LIMITS.",
+        check=optioncheck.six_digits,
+    )
+    max_messages: int | None = _option(
+        None,
+        LIMITS,
+        "So many transactions may one connection have; MAIL for one more gets 421 and is the end of it. Advertised as"
+        " MAILMAX of LIMITS.",
+        check=optioncheck.six_digits,
+    )
+    max_errors: int | None = _option(
+        10,
+        LIMITS,
+        "So many errors of syntax or protocol (unknown verbs too) without a message between end a connection: the last"
+        " of them gets 421. What your handlers refuse is no error.",
+        check=optioncheck.positive,
+    )
+    max_junk_commands: int | None = _option(
+        100,
+        LIMITS,
+        "So many commands that bring no message nearer may come without one (NOOP, RSET, VRFY, EXPN, HELP, a second"
+        " EHLO, a refused command that is no error); the next gets 421.",
+        check=optioncheck.positive,
+    )
+    max_refused_recipients: int | None = _option(
+        100,
+        LIMITS,
+        "After so many refused recipients without a message further ones are not looked at: 421, or 452 where the"
+        " transaction has recipients that would be lost. It slows those who guess addresses.",
+        check=optioncheck.positive,
+    )
+    max_auth_failures: int | None = _option(
+        3,
+        LIMITS,
+        "So many logins may fail in one connection; AUTH after that gets 421.",
+        check=optioncheck.positive,
+    )
+    auth_failure_delay: float = _seconds(
+        1.0,
+        LIMITS,
+        "A failed login is answered so much later; each further one of the connection twice as late as the one before.",
+        check=optioncheck.not_negative,
+    )
+    command_timeout: float | None = _seconds(
+        60.0, LIMITS, "How long one command, or one line of AUTH, may take from its first byte to its end; then 421."
+    )
+    reply_timeout: float | None = _seconds(
+        60.0, LIMITS, "How long a client may leave replies unread that no longer fit its connection; then it is closed."
+    )
+    min_data_rate: int | None = _option(
+        100,
+        LIMITS,
+        "A message that comes slower, on the average of `socket_timeout` (of 60 s where there is none), gets 421. Only"
+        " the time in which the client is waited for counts.",
+        unit="bytes/s",
+        check=optioncheck.positive,
+    )
+    max_session_duration: float | None = _seconds(
+        None, LIMITS, "How long a connection may last; then it gets 421, also within a message."
+    )
+    rates_per_address: Mapping[str, str] | None = _option(
+        None,
+        LIMITS,
+        "What one address (IPv6: one /64 network) may do in a time: `connections`, `messages`, `recipients`,"
+        ' `auth_failures`, `errors`, each as `"60/minute"`. See [limits](limits.md); needs the extra `rates`.',
+        check=optioncheck.client_rates,
+    )
+    rates_per_account: Mapping[str, str] | None = _option(
+        None,
+        LIMITS,
+        "What one account may do in a time, whatever its address: `messages`, `recipients`, `auth_failures`.",
+        check=optioncheck.account_rates,
+    )
+    rates_over_all: Mapping[str, str] | None = _option(
+        None,
+        LIMITS,
+        "What all clients together may do in a time: as `rates_per_address`.",
+        check=optioncheck.client_rates,
+    )
+    rate_store: str = _option(
+        "memory",
+        LIMITS,
+        "Where rates are counted: `memory`, in this process, or `redis://host:port/db` for several that share them"
+        " (needs the extra `redis`).",
+        check=optioncheck.rate_store,
+        secret=True,
+    )
+    unlimited_hosts: Sequence[str] = _option(
+        (),
+        LIMITS,
+        "Peers (addresses or networks) for whom neither `max_clients_per_address` nor `rates_per_address` holds, and"
+        " who do not count for `rates_over_all`: your own servers, and proxies.",
+        check=optioncheck.networks,
     )
 
     # --- Proxies
@@ -550,7 +644,7 @@ class Options:
         of one, and method names compare without case. Handlers in it have the signatures of this library.
         Raises ConfigurationError.
         """
-        return cls(**optioncheck.from_reference(mapping))
+        return cls(**camelcase.from_reference(mapping))
 
     @classmethod
     def json_schema(cls) -> dict[str, Any]:

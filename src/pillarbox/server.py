@@ -19,6 +19,7 @@ from pillarbox.logs import EventLog
 from pillarbox.net import descriptors, sockets
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.net.listener import Connections, Listener
+from pillarbox.net.rates import RateStores
 from pillarbox.net.tls import TLSContexts
 from pillarbox.options import Options
 from pillarbox.smtp.service import Service
@@ -59,6 +60,7 @@ class SMTPServer(Handlers):
         TLSContexts(self.options)
         Service(self.options, dict.fromkeys(HOOKS), self._log)
         self._connections = Connections(self._log)
+        self._rate_stores = RateStores()
         self._listeners: list[Listener] = []
         self._socket_listener: Listener | None = None
         self._servers: list[asyncio.Server] = []
@@ -160,7 +162,14 @@ class SMTPServer(Handlers):
             self._closed = asyncio.Event()
         # A handler among the overrides is this listener's; the others are the server's as they are now.
         hooks: dict[str, Any] = {hook: overrides.get(hook) or self.handler(hook) for hook in HOOKS}
-        listener = Listener(options, hooks, self._connections, self._names_for(options), frozenset(overrides))
+        listener = Listener(
+            options,
+            hooks,
+            self._connections,
+            self._names_for(options),
+            stores=self._rate_stores,
+            overridden=frozenset(overrides),
+        )
         listener.service.check_handlers()
         self._warn_of_trust(options)
         self._listeners.append(listener)
@@ -265,6 +274,7 @@ class SMTPServer(Handlers):
         for names in self._names.values():
             await names.close()
         await self._dns.close()
+        await self._rate_stores.close()
         self._addresses = []
         for listener in self._listeners:
             listener.end_refusals()

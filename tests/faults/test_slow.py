@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,7 +39,7 @@ pytestmark = [
     pytest.mark.timeout(300),
 ]
 
-# argv: the loop, the time-out of a socket and of a handshake. Ends when its standard input does.
+# argv: the loop, and options. Ends when its standard input does.
 PROGRAM = """
 import asyncio, socket, sys
 from pillarbox import SMTPServer
@@ -57,8 +58,7 @@ def small(port=0):
 async def main():
     async with SMTPServer(
         on_data=on_data, on_auth=lambda *_: True, on_help=lambda *_: HELP, auth_optional=True, allow_insecure_auth=True,
-        disable_reverse_lookup=True, socket_timeout=float(sys.argv[2]), handshake_timeout=float(sys.argv[3]),
-        close_timeout=0,
+        disable_reverse_lookup=True, close_timeout=0, **eval(sys.argv[2]),
     ) as server:
         plain = await server.listen(sock=small())
         implicit = await server.listen(0, "127.0.0.1", secure=True)
@@ -91,12 +91,12 @@ class Server:
 
 
 @contextmanager
-def running(loop_name: str, socket_timeout: float, handshake_timeout: float) -> Iterator[Server]:
+def running(loop_name: str, **options: Any) -> Iterator[Server]:
     if loop_name == "uvloop":
         pytest.importorskip("uvloop", reason="uvloop is not installed here")
     raise_limit()  # of the clients' process: this one
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, loop_name, str(socket_timeout), str(handshake_timeout)],
+        [sys.executable, "-c", PROGRAM, loop_name, repr(options)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -241,8 +241,13 @@ class ReadsBytes(NeverReads):
 READERS: tuple[type[Slow], ...] = (NeverReads, ReadsBytes)
 HANDSHAKES: tuple[type[Slow], ...] = (Handshake, StartTLS)
 WRITERS: tuple[type[Slow], ...] = (Command, Auth, Data, Chunk)
-# The test sets `socket_timeout` and `handshake_timeout`. A writer is never silent, so neither ends it.
-ENDED = READERS + HANDSHAKES
+KINDS = WRITERS + READERS + HANDSHAKES
+# What ends them: `command_timeout` a command and an answer of AUTH, `min_data_rate` a message, `reply_timeout` who does
+# not read, `handshake_timeout` a handshake. `socket_timeout` ends none, since none is silent, but is what the rate is
+# averaged over.
+PATIENCE = 5.0
+LIMITS = dict.fromkeys(("socket_timeout", "command_timeout", "reply_timeout", "handshake_timeout"), PATIENCE)
+NO_LIMITS = dict.fromkeys((*LIMITS, "min_data_rate"))
 
 
 def client_hello() -> bytes:
@@ -343,7 +348,7 @@ def warmed_up(server: Server) -> None:
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
 def test_slow_clients_cost_little_and_hold_up_nobody(loop_name: str) -> None:
     swarm = Swarm()
-    with running(loop_name, socket_timeout=3, handshake_timeout=3) as server:
+    with running(loop_name, **LIMITS) as server:
         warmed_up(server)
         before = server.memory()
         most = before
@@ -355,12 +360,12 @@ def test_slow_clients_cost_little_and_hold_up_nobody(loop_name: str) -> None:
 
         try:
             with honest(server) as clients:
-                swarm.grow(server, WRITERS, COUNT // 2)
-                swarm.grow(server, ENDED, COUNT // 2)
+                swarm.grow(server, KINDS, COUNT)
                 swarm.until(watched, WINDOW)
                 served = [len(client.took) for client in clients]
-                assert swarm.until(lambda: not swarm.left(ENDED), 4 * TIMEOUT), swarm.left(ENDED)
-                assert swarm.left(WRITERS) == COUNT // 2
+                assert swarm.until(lambda: not swarm.left(KINDS), 4 * TIMEOUT), {
+                    kind.__name__: swarm.left((kind,)) for kind in KINDS
+                }
             assert [client.problem for client in clients] == [None] * HONEST
             assert min(served) > 5, served
             assert (most - before) / COUNT < MOST_MEMORY
@@ -374,7 +379,7 @@ def test_slow_clients_cost_little_and_hold_up_nobody(loop_name: str) -> None:
 def figures(loop_name: str, kind: type[Slow] | None, count: int) -> str:
     """Return a row: what clients of a kind cost, and how honest ones fare beside them."""
     swarm = Swarm()
-    with running(loop_name, socket_timeout=600, handshake_timeout=600) as server:
+    with running(loop_name, **NO_LIMITS) as server:
         warmed_up(server)
         before = server.memory()
         if kind is not None:
@@ -397,5 +402,5 @@ def figures(loop_name: str, kind: type[Slow] | None, count: int) -> str:
 
 if __name__ == "__main__":
     for each_loop in ("asyncio", "uvloop"):
-        for each_kind in (None, *READERS, *HANDSHAKES, *WRITERS):
+        for each_kind in (None, *KINDS):
             print(figures(each_loop, each_kind, COUNT), flush=True)  # noqa: T201

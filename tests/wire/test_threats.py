@@ -347,7 +347,7 @@ SEQUENCE = [
 
 
 async def test_commands_out_of_sequence() -> None:
-    async with serving() as served:
+    async with serving(max_errors=None) as served:
         client = await served.client()
         for command, answer in SEQUENCE:
             heard = await client.say(command)
@@ -1016,7 +1016,7 @@ async def sent_until_it_stalls(client: Client, octets: bytes) -> int:
 @on_both_loops
 async def test_a_client_that_never_reads_is_paused_and_then_closed() -> None:
     closed = asyncio.Event()
-    async with serving(socket_timeout=1.0, on_close=lambda _: closed.set()) as served:
+    async with serving(reply_timeout=1.0, max_junk_commands=None, on_close=lambda _: closed.set()) as served:
         client = await served.hello()
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         # What the kernel's buffers hold, and no more: the server's memory is bounded.

@@ -29,12 +29,13 @@ MOST_BEFORE_GREETING = 16 * 1024
 class Connection(TransportWire):
     """A client's connection; its task runs what happens on it in order."""
 
-    __slots__ = ("_over", "conversation", "counted", "service", "session", "task")
+    __slots__ = ("_over", "conversation", "counted", "network", "service", "session", "task")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(listener, loop)
         self.service = listener.service
         self.counted = self._over = False
+        self.network: str | None = None  # under which it is counted
         self.conversation: Conversation | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -111,7 +112,12 @@ class Connection(TransportWire):
         try:
             if listener.proxies is not None and session.remote_address in listener.proxies:
                 await self._read_proxy_header()
-            if self._is_admitted():
+            refusal = self._refusal()
+            if refusal is None and listener.looks_at_addresses:
+                refusal = await self.admit()
+            if refusal is not None:
+                self._turn_away(refusal)
+            else:
                 if listener.tls_first:
                     await self._begin_with_tls()
                 if session.remote_address and not listener.options.disable_reverse_lookup:
@@ -144,17 +150,26 @@ class Connection(TransportWire):
         if conversation is not None and conversation.connected and self.service.hooks["on_close"] is not None:
             await conversation.asking.tell_closed()
 
-    def _is_admitted(self) -> bool:
-        listener, session = self.listener, self.session
+    def _refusal(self) -> Reply | None:
         if self._is_of_ignored_host():
-            session.ignored = True
-            self.service = listener.quiet_service
-        elif not listener.admits(self):
-            if not listener.tls_first:
-                refusal = self.service.too_many_clients
-                self.out += refusal.coded if self.service.codes else refusal.plain
-            return False
-        return True
+            self.session.ignored = True
+            self.service = self.listener.quiet_service
+        elif not self.listener.admits(self):
+            return self.service.too_many_clients
+        return None
+
+    async def admit(self) -> Reply | None:
+        rates = self.service.rates
+        if self.session.ignored:
+            return None
+        if self.listener.admits_of_address(self) and (rates is None or await rates.take("connections", self.session)):
+            return None
+        self.listener.connections.beyond_address.note(self.session)
+        return self.service.too_many_connections
+
+    def _turn_away(self, refusal: Reply) -> None:
+        if not self.listener.tls_first:  # a 421 would break the client's handshake
+            self.out += refusal.coded if self.service.codes else refusal.plain
 
     def _is_of_ignored_host(self) -> bool:
         ignored = self.listener.ignored

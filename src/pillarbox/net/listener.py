@@ -11,10 +11,11 @@ from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
 from pillarbox.net.connection import Connection
 from pillarbox.net.descriptors import Descriptors
+from pillarbox.net.rates import RateStores, rates
 from pillarbox.net.refusals import Refusals
 from pillarbox.net.tls import TLSContexts
-from pillarbox.net.wire import seconds_or_forever
-from pillarbox.networks import Networks
+from pillarbox.net.wire import DATA_GRACE, seconds_or_forever
+from pillarbox.networks import Networks, client_network
 from pillarbox.smtp.service import Hook, Service
 
 if TYPE_CHECKING:
@@ -32,6 +33,10 @@ _BEYOND_MAX_CLIENTS = (
     "new connections are refused: too many connected clients (max_clients is %d)",
     "connections are accepted again; refused above max_clients: %d",
 )
+_BEYOND_ADDRESS = (
+    "new connections of an address, or of all, are refused: there are too many, or they come too fast",
+    "connections are accepted again; refused for their number or rate: %d",
+)
 
 
 class Connections:
@@ -40,6 +45,7 @@ class Connections:
     def __init__(self, log: EventLog) -> None:
         self.all: set[Connection] = set()
         self.counted = 0
+        self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
         self.closing = False
         self._emptied: asyncio.Event | None = None
         self.interval = 1.0  # seconds between two sweeps
@@ -47,6 +53,7 @@ class Connections:
         self.descriptors = Descriptors()
         self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
+        self.beyond_address = Refusals(log, *_BEYOND_ADDRESS)
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
@@ -67,8 +74,21 @@ class Connections:
             connection.counted = False
             self.counted -= 1
             connection.listener.counted -= 1
+        if connection.network is not None:
+            self.count_network(connection, None)
         if self._emptied is not None and not self.all:
             self._emptied.set()
+
+    def count_network(self, connection: Connection, network: str | None) -> None:
+        """Count a connection where its client comes from, and no longer where it was counted before."""
+        counted = self.of_network
+        if connection.network is not None:
+            counted[connection.network] -= 1
+            if not counted[connection.network]:
+                del counted[connection.network]
+        if network is not None:
+            counted[network] = counted.get(network, 0) + 1
+        connection.network = network
 
     async def emptied(self, seconds: float | None) -> None:
         """Return when no connection is left, or the time is over."""
@@ -81,14 +101,8 @@ class Connections:
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         # Not by the clock: while a handler blocks the event loop nobody can be heard, and nobody loses patience.
         interval = self.interval
-        ended = []
         for connection in self.all:
-            if connection.waiter is not None:
-                connection.patience -= interval
-                if connection.patience <= 0.0:
-                    ended.append(connection)
-        for connection in ended:
-            connection.expire()
+            connection.check_time(interval)
         self._timer = loop.call_later(interval, self._sweep, loop) if self.all else None
 
 
@@ -101,6 +115,8 @@ class Listener:
         hooks: Mapping[str, Hook],
         connections: Connections,
         names: HostNames,
+        *,
+        stores: RateStores,
         overridden: frozenset[str] = frozenset(),
     ) -> None:
         self.options = options
@@ -111,9 +127,19 @@ class Listener:
         own = "max_clients" in overridden
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
         self.names = names
-        self.service = Service(options, hooks, log)
+        counted = rates(options, stores, log)
+        self.service = Service(options, hooks, log, counted)
         self.tls = TLSContexts(options, self._sni_problem)
         self.silence = seconds_or_forever(options.socket_timeout)
+        self.reply_time = seconds_or_forever(options.reply_timeout)
+        self.command_time = options.command_timeout
+        self.data_grace = options.socket_timeout or DATA_GRACE
+        self.longest = options.max_session_duration
+        self._unlimited = Networks(options.unlimited_hosts)
+        # Whether more than the number of all connections decides who may come in.
+        self.looks_at_addresses = options.max_clients_per_address is not None or (
+            counted is not None and counted.limits("connections")
+        )
         self.bulk_buffer = memoryview(bytearray(BULK))
         self.proxies = Networks(options.use_proxy) or None
         self.ignored = Networks(options.ignored_hosts) or None
@@ -122,7 +148,13 @@ class Listener:
         self.tls_first = options.secure and not options.secured
         if self.tls_first:
             _ = self.tls.context  # a self-signed certificate is made now, not while the first client waits
-        connections.watch(options.socket_timeout)
+        for seconds in (
+            options.socket_timeout,
+            options.reply_timeout,
+            options.command_timeout,
+            options.max_session_duration,
+        ):
+            connections.watch(seconds)
         if self.proxies:
             connections.watch(options.proxy_timeout)
 
@@ -168,6 +200,19 @@ class Listener:
         """Say how many were refused, since no more will be."""
         self.beyond_max_clients.end()
         self.connections.beyond_descriptors.end()
+        self.connections.beyond_address.end()
+
+    def admits_of_address(self, connection: Connection) -> bool:
+        """Count a connection of an address, unless ``max_clients_per_address`` are there."""
+        limit, address = self.options.max_clients_per_address, connection.session.remote_address
+        network = client_network(address) if limit is not None and address and address not in self._unlimited else None
+        there = (
+            self.connections.of_network.get(network, 0) if network is not None and network != connection.network else 0
+        )
+        if limit is not None and there >= limit:
+            return False
+        self.connections.count_network(connection, network)
+        return True
 
     def _sni_problem(self, error: Exception, server_name: str | None) -> None:
         self.service.log.event(

@@ -13,7 +13,7 @@ from pillarbox.net.bulk import Bulk
 from pillarbox.net.timelimit import TimeLimit
 from pillarbox.net.tls import tls_info
 from pillarbox.smtp import reply
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, line_limit
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, LimitCrossed, line_limit
 
 if sys.platform != "win32":
     from fcntl import ioctl
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pillarbox.net.listener import Listener
     from pillarbox.session import TLSInfo
     from pillarbox.smtp.reply import Reply
+    from pillarbox.smtp.wire import Arriving
 
 _LF = ord("\n")
 _waiting = bytearray(4)  # where the kernel puts a count
@@ -42,6 +43,8 @@ TLS_CLOSING_TIME = 1.0
 # So many octets of replies may wait for the input that came with theirs to be answered.
 MAX_UNSENT = 16 * 1024
 FOREVER = 10 * 365 * 86400.0  # seconds
+# Over how long `min_data_rate` is an average, where there is no `socket_timeout` to say it.
+DATA_GRACE = 60.0
 
 
 def seconds_or_forever(timeout: float | None) -> float:
@@ -49,12 +52,32 @@ def seconds_or_forever(timeout: float | None) -> float:
     return FOREVER if timeout is None else timeout
 
 
+class Pace:
+    """How a message comes: how much of its time is left. Made by the sweep, for a message that it sees."""
+
+    __slots__ = ("_left", "_seen", "source")
+
+    def __init__(self, source: Arriving, grace: float) -> None:
+        self.source = source
+        self._seen = source.received
+        self._left = grace
+
+    def is_too_slow(self, seconds: float, rate: float, grace: float) -> bool:
+        """Take off time that the client was waited for, and add what it has sent in it."""
+        received = self.source.received
+        self._left = min(grace, self._left - seconds + (received - self._seen) / rate)
+        self._seen = received
+        return self._left <= 0.0
+
+
 class TransportWire(asyncio.Protocol):
     """The transport's protocol and the conversation's wire, in one object: 3-4 KiB a connection matter here."""
 
     __slots__ = (
+        "_age",
         "_at",
         "_buffer",
+        "_command_time",
         "_discarding",
         "_ending",
         "_eof",
@@ -65,6 +88,7 @@ class TransportWire(asyncio.Protocol):
         "_limit",
         "_line_limit",
         "_loop",
+        "_pace",
         "_paused",
         "_silence",
         "_transport",
@@ -73,6 +97,7 @@ class TransportWire(asyncio.Protocol):
         "_write_blocked",
         "failure",
         "listener",
+        "measured",
         "out",
         "patience",
         "waiter",
@@ -91,6 +116,10 @@ class TransportWire(asyncio.Protocol):
         self._expiry: Reply | None = reply.TIMEOUT
         self._limit: TimeLimit | None = None
         self._line_limit: int | None = None  # of the line under way, where it is longer
+        self._command_time: float | None = None  # what is left for the command of which a part has come
+        self.measured: Arriving | None = None
+        self._pace: Pace | None = None
+        self._age = 0.0  # as far as somebody wants to know it
         self._eof = self._gone = self._paused = self._upgrading = self._under_tls = False
         self._write_blocked = self._discarding = self._in_bulk = False
         self._hindered = False  # one of those may be true: a wait must look; one test instead of eight
@@ -122,6 +151,7 @@ class TransportWire(asyncio.Protocol):
             self._at = 0
         else:
             self._buffer = data
+            self._command_time = None
         if self.waiter is not None and not self._write_blocked:
             self._wake(None)
         elif len(self._buffer) > HIGH_WATER:
@@ -166,9 +196,40 @@ class TransportWire(asyncio.Protocol):
         self._hindered = True
         self._wake(end)
 
-    def expire(self) -> None:
-        """End the wait that has taken too long, and every later one."""
-        self._end(ConnectionEnded("the client was silent for too long", self._expiry))
+    def check_time(self, seconds: float) -> None:
+        """Take off time that has passed, and end the wait under way, and every later one, where none is left."""
+        # By the sweep, for every connection: what is not limited is not asked for.
+        longest = self.listener.longest
+        if longest is not None and self._ending is None:
+            self._age += seconds
+            if self._age > longest:
+                self._end(LimitCrossed("the connection lasted too long", reply.SESSION_TOO_LONG))
+        if self.waiter is None:
+            return
+        self.patience -= seconds
+        if self.patience <= 0.0:
+            problem = (
+                "the client did not read its replies" if self._write_blocked else "the client was silent for too long"
+            )
+            self._end(LimitCrossed(problem, self._expiry))
+        elif self._command_time is not None:
+            self._command_time -= seconds
+            if self._command_time <= 0.0:
+                self._end(LimitCrossed("a command took too long", reply.COMMAND_TOO_SLOW))
+        elif self.measured is not None:
+            self._check_pace(self.measured, seconds)
+        elif self._pace is not None:
+            self._pace = None
+
+    def _check_pace(self, source: Arriving, seconds: float) -> None:
+        listener = self.listener
+        rate = listener.options.min_data_rate
+        if rate is None:
+            return
+        if self._pace is None or self._pace.source is not source:
+            self._pace = Pace(source, listener.data_grace)
+        elif self._pace.is_too_slow(seconds, rate, listener.data_grace):
+            self._end(LimitCrossed("a message came too slowly", reply.MESSAGE_TOO_SLOW))
 
     def _wait(self, seconds: float) -> asyncio.Future[None]:
         if self.waiter is not None and not self.waiter.done():  # a task that on_data left behind
@@ -206,7 +267,14 @@ class TransportWire(asyncio.Protocol):
             raise ConnectionEnded("the client closed the connection")
         if self._paused:
             self._resume()
-        self._hindered = self._limit is not None or self._line_limit is not None or expiry is not reply.TIMEOUT
+        if not self._buffer:
+            self._command_time = None
+        self._hindered = (
+            self._limit is not None
+            or self._line_limit is not None
+            or self._command_time is not None
+            or expiry is not reply.TIMEOUT
+        )
         if self._line_limit is not None:
             return self._more_of_long_line(self._line_limit)
         self._expiry = expiry
@@ -227,7 +295,7 @@ class TransportWire(asyncio.Protocol):
         self.flush()
         while self._write_blocked:
             self._expiry = None
-            await self._wait(self._silence)
+            await self._wait(self.listener.reply_time)
         if not self._buffer:
             await self._more(seconds, expiry)
 
@@ -258,6 +326,9 @@ class TransportWire(asyncio.Protocol):
         buffer, at = self._buffer, self._at
         end = buffer.find(b"\n", at) + 1
         self._line_limit = None
+        if not end and self._command_time is None:
+            self._command_time = self.listener.command_time
+            self._hindered = self._hindered or self._command_time is not None
         if not end or (end - at > MAX_AUTH_LINE and end - at > limit):
             if len(buffer) - at >= limit:
                 self._line_limit = limit
@@ -272,6 +343,7 @@ class TransportWire(asyncio.Protocol):
             self._at = end
         else:
             self._buffer, self._at = b"", 0
+        self._command_time = None
         return buffer[at : end - 2 if buffer.endswith(b"\r\n", at, end) and end - at <= limit else end]
 
     def _more_of_long_line(self, limit: int) -> Awaitable[None]:
@@ -323,6 +395,22 @@ class TransportWire(asyncio.Protocol):
 
     def buffered(self) -> bool:
         return bool(self._buffer)
+
+    async def delay(self, seconds: float) -> None:
+        if self._ending is not None:
+            raise self._ending
+        self.pause()  # what it sends meanwhile waits in the kernel
+        self.flush()
+        self._command_time = None
+        loop = self._loop
+        until = loop.time() + seconds
+        # More than once where input that was read before wakes it, or where the loop's timer is early.
+        while not self._gone and (left := until - loop.time()) > 0.0:
+            timer = loop.call_later(left, self._wake, None)
+            try:
+                await self._wait(FOREVER)
+            finally:
+                timer.cancel()
 
     async def wait_input(self, seconds: float) -> None:
         if self._buffer:

@@ -35,7 +35,7 @@ async def authenticate(asking: Asking, argument: str) -> object:
     except InvalidCredential as problem:
         raise Refused(reply.INVALID_USERDATA) from problem
     except Reject as reject:
-        exchange.note_failure()
+        await exchange.note_failure()
         raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject
     asking.session.username = exchange.username or (user if isinstance(user, str) else None)
     _log(asking, "authenticated as %s", asking.session.username)
@@ -83,7 +83,7 @@ class _Exchange:
         return _decoded(answer)
 
     async def tell(self, octets: bytes) -> None:
-        self.note_failure()  # now: many clients hang up when they hear why
+        await self.note_failure()  # now: many clients hang up when they hear why
         await self._line_after(octets)
 
     async def _line_after(self, octets: bytes) -> bytes:
@@ -100,17 +100,29 @@ class _Exchange:
         return asking.service.stripped(line)
 
     async def verify(self, request: AuthRequest) -> object:
-        self.username = request.username
+        await self._is_about(request.username)
         return await self.asking.verify(request)
 
-    def note_failure(self) -> None:
-        """Log once that the login failed."""
-        if not self._has_failed:
-            self._has_failed = True
-            _log(self.asking, "authentication failed for %s", self.username)
+    async def _is_about(self, username: str) -> None:
+        """Note whom the login is about; raises Refused where too many for that account have failed."""
+        self.username = username
+        rates = self.asking.service.rates
+        if rates is not None and not await rates.account_left("auth_failures", username):
+            _log(self.asking, "too many failed logins for %s: not looked at", username)
+            raise Refused(reply.ACCOUNT_LOCKED)
+
+    async def note_failure(self) -> None:
+        """Log and count once that the login failed."""
+        if self._has_failed:
+            return
+        self._has_failed = True
+        _log(self.asking, "authentication failed for %s", self.username)
+        rates = self.asking.service.rates
+        if rates is not None:
+            await rates.take("auth_failures", self.session, self.username)
 
     async def scram_keys(self, username: str) -> Sequence[ScramKeys]:
-        self.username = username
+        await self._is_about(username)
         try:
             answer = await self.asking.ask(ON_SCRAM, username, self.session)
         except Refused as refused:

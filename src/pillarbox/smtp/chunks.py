@@ -83,6 +83,11 @@ class Chunks:
         await self._dialogue.wait()
 
     @property
+    def received(self) -> int:
+        """Octets of this chunk that have come."""
+        return self._size - self._left
+
+    @property
     def complete(self) -> bool:
         """Whether all octets of a chunk have come, and it is still to be answered."""
         return not self._left and self._dialogue is None
@@ -104,7 +109,11 @@ async def discard(conversation: Conversation, size: int) -> None:
     """Read a chunk that is not wanted."""
     chunks = Chunks(conversation, ChunkDecoder("accept", binary=True))
     chunks.begin(size, last=True)
-    await chunks.skip()
+    conversation.wire.measured = chunks
+    try:
+        await chunks.skip()
+    finally:
+        conversation.wire.measured = None
 
 
 class ChunkDecoder:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.errors import Reject
 from pillarbox.extension import Asked, Command
 from pillarbox.session import Address, Envelope, Recipient
-from pillarbox.smtp import params, reply, xclient
+from pillarbox.smtp import limits, params, reply, xclient
 from pillarbox.smtp.asking import (
     ON_CONNECT,
     ON_EHLO,
@@ -23,10 +23,11 @@ from pillarbox.smtp.asking import (
 )
 from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
+from pillarbox.smtp.limits import counted
 from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
 from pillarbox.smtp.reply import Refused, Reply
-from pillarbox.smtp.wire import ConnectionEnded
+from pillarbox.smtp.wire import ConnectionEnded, LimitCrossed
 
 if TYPE_CHECKING:
     from pillarbox.smtp.conversation import Conversation
@@ -38,6 +39,8 @@ def hello(c: Conversation, verb: str, argument: str) -> Reply | Awaitable[Reply]
     """Answer HELO, EHLO or LHLO: a new hello also ends a transaction."""
     if not argument or " " in argument:
         raise Refused(reply.syntax(f"{verb} hostname"))
+    if c.phase & HELLO:
+        limits.junk(c)
     if c.service.hooks["on_ehlo"] is not None:
         return _ask_for_hello(c, verb, argument)
     _greeted(c, verb, argument)
@@ -85,7 +88,7 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     if not (argument.isascii() or envelope.smtp_utf8):
         raise Refused(reply.SENDER_NEEDS_SMTPUTF8)
     if service.max_messages is not None and session.transaction > service.max_messages:
-        raise Refused(reply.TOO_MANY_MESSAGES)
+        raise LimitCrossed("too many messages", reply.TOO_MANY_MESSAGES)
     session.envelope = envelope
     if service.hooks["on_mail_from"] is not None:
         return _ask_for_sender(c, sender)
@@ -123,7 +126,10 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         raise Refused(reply.NEED_SMTPUTF8)
     accepted, limit = session.envelope.rcpt_to, service.max_recipients
     if accepted and limit is not None and len(accepted) >= limit:
+        limits.note(c, "too many recipients")
         raise Refused(reply.TOO_MANY_RECIPIENTS)
+    if c.counts is not None and not limits.may_name_recipient(c):
+        raise Refused(reply.TOO_MANY_REFUSED)
     if service.hooks["on_rcpt_to"] is not None:
         return _ask_for_recipient(c, recipient)
     _add_recipient(c, recipient)
@@ -211,7 +217,13 @@ async def auth(c: Conversation, argument: str) -> Reply:
     """Authenticate the client."""
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
-    c.session.user = await authenticate(c.asking, argument)
+    await limits.may_log_in(c)
+    try:
+        c.session.user = await authenticate(c.asking, argument)
+    except Refused as refused:
+        if isinstance(refused.__cause__, Reject) and refused.reply.code >= 500:
+            await limits.login_failed(c)
+        raise
     c.phase |= AUTH
     return reply.AUTHENTICATED
 
@@ -227,11 +239,15 @@ async def take_xclient(c: Conversation, argument: str) -> None:
     login = values.get("LOGIN")
     user = await _vouched_user(c, login) if login else None
     c.start_over()
+    c.auth_failures = 0
     xclient.apply(c.session, values)
     if user is not None:
         c.session.user, c.session.username = user, login
         c.phase |= AUTH
     c.service.log.event(INFO, "xclient", c.session, "XCLIENT %s", argument)
+    refusal = await c.wire.admit()
+    if refusal is not None:
+        raise LimitCrossed("too many connections of this address", refusal)
     await c.admit(ON_CONNECT)
     c.send(c.service.greeting)
 
@@ -342,16 +358,16 @@ CORE = (
     Command("MAIL", mail, HELLO | AUTH, ((MAIL, reply.NESTED_MAIL),)),
     Command("RCPT", rcpt, HELLO | AUTH | MAIL, _IN_CHUNKS),
     Command("DATA", data, HELLO | AUTH | MAIL | RCPT, _IN_CHUNKS, last_in_group=True),
-    Command("RSET", rset),
-    Command("NOOP", noop),
+    Command("RSET", counted(rset)),
+    Command("NOOP", counted(noop)),
     Command("QUIT", quit_),
-    Command("HELP", help_),
-    Command("VRFY", vrfy),
+    Command("HELP", counted(help_)),
+    Command("VRFY", counted(vrfy)),
 )
 STARTTLS_COMMAND = Command("STARTTLS", starttls, 0, ((TLS, reply.TLS_ACTIVE), *_IN_CHUNKS))
 AUTH_COMMAND = Command("AUTH", auth, HELLO, ((AUTH, reply.NO_IDENTITY_CHANGES), *_IN_TRANSACTION), last_in_group=True)
 # It has to read the chunk before it can refuse anything, so it looks itself at what has been done.
 BDAT_COMMAND = Command("BDAT", bdat)
-EXPN_COMMAND = Command("EXPN", expn)
+EXPN_COMMAND = Command("EXPN", counted(expn))
 XCLIENT_COMMAND = Command("XCLIENT", take_xclient, 0, _IN_TRANSACTION)
 XFORWARD_COMMAND = Command("XFORWARD", take_xforward, 0, _IN_TRANSACTION)

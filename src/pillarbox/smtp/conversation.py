@@ -7,23 +7,23 @@ from logging import DEBUG, INFO
 from typing import TYPE_CHECKING
 
 from pillarbox.session import Envelope
-from pillarbox.smtp import reply
+from pillarbox.smtp import limits, reply
 from pillarbox.smtp.asking import ON_CONNECT, ON_SECURE, Asking, Rule
 from pillarbox.smtp.grammar import has_forbidden_characters
 from pillarbox.smtp.phase import AUTH, DOOMED, MAIL, TLS, TRANSACTION
 from pillarbox.smtp.reply import Refused, Reply
-from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
+from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, LimitCrossed, TransactionAborted, read_line
 
 if TYPE_CHECKING:
     from pillarbox.extension import Command
     from pillarbox.session import Session
     from pillarbox.smtp.chunks import Chunks
+    from pillarbox.smtp.limits import Counts
     from pillarbox.smtp.service import Service
     from pillarbox.smtp.wire import Wire
 
 
 _LF = ord("\n")
-MAX_UNRECOGNIZED = 10
 _HTTP = re.compile(rb"(?i)[a-z]+ \S+ HTTP/\d")
 
 
@@ -45,17 +45,18 @@ class Conversation:
         "_unauthenticated",
         "_watching",
         "asking",
+        "auth_failures",
         "chunk_recipients",
         "chunk_refusal",
         "chunks",
         "connected",
+        "counts",
         "informs",
         "phase",
         "places",
         "replied",
         "service",
         "session",
-        "unrecognized",
         "wire",
     )
 
@@ -78,7 +79,8 @@ class Conversation:
         self.chunk_refusal: Reply | None = None  # of the chunks behind the one that was refused
         self.chunk_recipients = 0  # so many recipients that message had
         self.replied = False  # whether a verb that returned nothing has replied itself
-        self.unrecognized = 0
+        self.counts: Counts | None = None  # of errors and the like since the last message, if there were some
+        self.auth_failures = 0
         self._unauthenticated = 0
         self.places: dict[str, int] | None = None  # where a recipient stands, to find it when it is given again
         self._secure_refusal: Reply | None = None
@@ -104,13 +106,11 @@ class Conversation:
                 while (line := wire.line(limit)) is None:
                     await wire.more()
                 command = usual.get(line[:5])
-                if command is not None and line[-1] != _LF:
-                    argument = line[5:].rstrip(b" ")
-                else:
-                    command, argument = self._recognized(line)
-                    if command is None:
-                        continue
                 try:
+                    if command is not None and line[-1] != _LF:
+                        argument = line[5:].rstrip(b" ")
+                    else:
+                        command, argument = self._recognized(line)
                     if command.last_in_group and wire.buffered():
                         self._check_turn()
                     if self._counts_unauthenticated and not self.phase & AUTH:
@@ -141,8 +141,15 @@ class Conversation:
                 raise
             if end.reply is not None:
                 self.reply(end.reply)
-            if transcript:
-                self.service.log.event(DEBUG, "end", self.session, "%s", str(end))
+            self._log_end(end)
+
+    def _log_end(self, end: ConnectionEnded) -> None:
+        # That the server ends it is worth a line; that the client does, or the whole server, is not.
+        ours = end.reply is not None and end.reply.code >= 400 and end.reply is not reply.SHUTTING_DOWN
+        if isinstance(end, LimitCrossed):
+            self.service.log.event(INFO, "limit", self.session, "closed: %s", str(end))
+        elif ours or self._transcript:
+            self.service.log.event(INFO if ours else DEBUG, "end", self.session, "%s%s", "closed: " * ours, str(end))
 
     @property
     def in_transaction(self) -> bool:
@@ -177,8 +184,8 @@ class Conversation:
 
     # --- One command
 
-    def _recognized(self, line: bytes) -> tuple[Command | None, bytes]:
-        """Return the command of a line and its argument; what is none is answered here."""
+    def _recognized(self, line: bytes) -> tuple[Command, bytes]:
+        """Return the command of a line and its argument; raises Refused where it is none."""
         octets = self.service.stripped(line)
         verb, _, argument = octets.partition(b" ")
         commands = self.service.commands
@@ -188,28 +195,29 @@ class Conversation:
         if command is None and _HTTP.match(octets):
             raise ConnectionEnded("an HTTP request", reply.HTTP)
         if len(line) > self._max_length and len(line) > self._limit(command):
-            auth = command is not None and command.verb == "AUTH"
-            self.reply(reply.AUTH_LINE_TOO_LONG if auth else reply.LINE_TOO_LONG)
             if verb.upper() == b"BDAT":
-                raise ConnectionEnded("BDAT on a line that is too long")
-            return None, b""
+                raise ConnectionEnded("BDAT on a line that is too long", reply.LINE_TOO_LONG)
+            auth = command is not None and command.verb == "AUTH"
+            raise Refused(reply.AUTH_LINE_TOO_LONG if auth else reply.LINE_TOO_LONG)
         if command is None:
-            self._not_recognized(octets)
-            return None, b""
+            raise self._not_recognized(octets)
         if self._transcript:
             self._log_command(command, argument)
         return command, argument
 
-    async def _refuse(self, command: Command, refused: Refused) -> None:
+    async def _refuse(self, command: Command | None, refused: Refused) -> None:
         if refused.failure is not None:
             await self.asking.report(refused.failure)
+        verb = "" if command is None else command.verb
+        if refused.reply.code != 421:
+            await limits.refused(self, verb, refused)
         self.reply(refused.reply)
         if refused.reply.code == 421:
             raise ConnectionEnded("closed by the reply") from None
-        if command.verb == "DATA" and self.wire.pending():
+        if verb == "DATA" and self.wire.pending():
             # What was meant as data must not become commands.
             raise ConnectionEnded("input behind a refused DATA", reply.OUT_OF_TURN) from None
-        if refused.reply is reply.BAD_CHARACTERS and command.verb == "BDAT":
+        if refused.reply is reply.BAD_CHARACTERS and verb == "BDAT":
             # Nor what stands behind a chunk-size that cannot be read.
             raise ConnectionEnded("malformed BDAT") from None
 
@@ -217,7 +225,7 @@ class Conversation:
         limit = self._max_length
         return max(limit, MAX_AUTH_LINE) if command is not None and command.verb == "AUTH" else limit
 
-    def _not_recognized(self, octets: bytes) -> None:
+    def _not_recognized(self, octets: bytes) -> Refused:
         if octets[:4].upper() == b"BDAT":
             # Where it is disabled or malformed: what follows is a part of a message, and must not become commands.
             raise ConnectionEnded("BDAT is disabled or malformed", reply.NOT_RECOGNIZED)
@@ -225,14 +233,10 @@ class Conversation:
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
         if self._counts_unauthenticated and not self.phase & AUTH:
             self._count_unauthenticated(None)
-        self.unrecognized += 1
-        if self.unrecognized >= MAX_UNRECOGNIZED:
-            raise ConnectionEnded("too many unrecognized commands", reply.TOO_MANY_UNRECOGNIZED)
         if self.service.options.lmtp and octets[:4].upper() in (b"HELO", b"EHLO"):
             # RFC 2033 4.1: "the HELO and EHLO commands … MUST NOT be used"
-            self.reply(reply.EHLO_IN_LMTP)
-        else:
-            self.reply(reply.NOT_RECOGNIZED)
+            return Refused(reply.EHLO_IN_LMTP)
+        return Refused(reply.NOT_RECOGNIZED)
 
     def _log_command(self, command: Command, argument: bytes) -> None:
         if command.verb == "AUTH":  # a token may stand anywhere behind it, also in the mechanism's place
@@ -257,7 +261,7 @@ class Conversation:
         self._unauthenticated += 1
         limit = self.service.options.max_allowed_unauthenticated_commands
         if limit is not False and self._unauthenticated > limit:
-            raise ConnectionEnded("too many unauthenticated commands", reply.TOO_MANY_UNAUTHENTICATED)
+            raise LimitCrossed("too many unauthenticated commands", reply.TOO_MANY_UNAUTHENTICATED)
 
     def _check_phase(self, command: Command) -> None:
         if self._secure_refusal is not None:
@@ -313,6 +317,7 @@ class Conversation:
     def start_over(self) -> None:
         self.reset()
         self.phase &= TLS
+        self.counts = None
         session = self.session
         session.user = session.username = None
         session.opening_command = session.host_name_appears_as = None

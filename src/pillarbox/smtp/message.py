@@ -33,6 +33,7 @@ async def data(c: Conversation, argument: str) -> Reply | None:
     wire.flush()  # the client need not wait until the handler reads
     stream = MessageStream(wire, DataDecoder(service.bare_newline), service.size, service.enforced_size)
     answer: object = None
+    wire.measured = stream
     try:
         try:
             answer = await c.asking.ask(ON_DATA, stream, c.session)
@@ -43,6 +44,8 @@ async def data(c: Conversation, argument: str) -> Reply | None:
     except BaseException as end:
         _lost(c, stream, c.session.envelope, answer, end)
         raise
+    finally:
+        wire.measured = None
     if stream.refusal is not None:  # stands even where the handler swallowed it
         answer = _in_its_place(c, stream.refusal, answer)
     if answer is None and not service.options.lmtp:
@@ -74,11 +77,13 @@ async def bdat(c: Conversation, argument: str) -> None:
     stream = MessageStream(source, decoder, service.size, service.enforced_size)
     c.phase |= CHUNKS
     c.begin_chunks(source)
+    c.wire.measured = stream
     try:
         answer = await _received(c, stream, source)
     except TransactionAborted:  # what aborted it has been answered
         return
     finally:
+        c.wire.measured = None
         c.end_chunks()
         source.end()
     await (_finish if source.last else _refuse_chunk)(c, stream, answer)
@@ -166,7 +171,7 @@ def _lost(c: Conversation, stream: MessageStream, envelope: Envelope, answer: ob
 def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
     if c.informs:
         _log(c, "message", stream, c.session.envelope, str(last))
-    c.unrecognized = 0
+    c.counts = None
     c.reset()
 
 

@@ -207,7 +207,13 @@ def priority_changed(priority: int) -> Reply:
 # The command itself.
 
 NOT_RECOGNIZED = _fixed(500, "5.5.2", "Error: command not recognized", "an unknown or disabled verb")
-TOO_MANY_UNRECOGNIZED = _fixed(421, "4.7.0", "Error: too many unrecognized commands", "the tenth unknown verb")
+TOO_MANY_UNRECOGNIZED = _fixed(
+    421, "4.7.0", "Error: too many unrecognized commands", "the `max_errors`-th error, if it is an unknown verb"
+)
+TOO_MANY_ERRORS = _fixed(
+    421, "4.7.0", "Error: too many errors", "the `max_errors`-th error, or one more than a rate of `errors` allows"
+)
+TOO_MUCH_JUNK = _fixed(421, "4.7.0", "Error: too many commands without a message", "`max_junk_commands` is crossed")
 TOO_MANY_UNAUTHENTICATED = _fixed(
     421, "4.7.0", "Error: too many unauthenticated commands", "`max_allowed_unauthenticated_commands` is crossed"
 )
@@ -311,6 +317,21 @@ REQUIRETLS_NEEDS_TLS = _fixed(530, "5.7.10", "Error: REQUIRETLS needs TLS", "MAI
 # on the number of RCPT commands ("too many recipients") as having reply code 552. The correct reply code for this
 # condition is 452."
 TOO_MANY_RECIPIENTS = _fixed(452, "4.5.3", "Error: too many recipients", "RCPT: one more than `max_recipients`")
+TOO_MANY_REFUSED = _fixed(
+    452,
+    "4.5.3",
+    "Error: too many refused recipients",
+    "RCPT after `max_refused_recipients`, in a transaction that has recipients",
+)
+TOO_MANY_REFUSED_CLOSING = _fixed(
+    421, "4.7.0", "Error: too many refused recipients", "the same, in a transaction without recipients"
+)
+TOO_MANY_RECIPIENTS_NOW = _fixed(
+    450, "4.7.1", "Error: too many recipients, try again later", "RCPT: one more than a rate of `recipients` allows"
+)
+TOO_MUCH_MAIL_NOW = _fixed(
+    450, "4.7.1", "Error: too much mail, try again later", "MAIL: one more than a rate of `messages` allows"
+)
 TOO_MANY_MESSAGES = _fixed(
     421, "4.7.0", "Error: too many messages in this connection", "MAIL: one more than `max_messages`"
 )
@@ -330,6 +351,19 @@ INVALID_USERDATA = _fixed(500, "5.5.2", "Error: invalid userdata", "AUTH: a malf
 BAD_CREDENTIALS = _fixed(535, "5.7.8", "Invalid username or password", "`on_auth` refuses")
 AUTH_NOT_IMPLEMENTED = _fixed(535, "5.7.8", "Authentication not implemented", "AUTH, without `on_auth`")
 AUTH_FAILED_HERE = _fixed(454, "4.7.0", "Temporary authentication failure", "`on_auth` fails")
+
+TOO_MANY_AUTH_FAILURES = _fixed(
+    421,
+    "4.7.0",
+    "Error: too many failed logins",
+    "AUTH after `max_auth_failures` failed logins, or while a rate of `auth_failures` allows none",
+)
+ACCOUNT_LOCKED = _fixed(
+    454,
+    "4.7.0",
+    "Error: too many failed logins, try again later",
+    "AUTH while a rate of `auth_failures` of the account allows none, whatever the password",
+)
 
 # Messages.
 
@@ -382,6 +416,9 @@ def text_lines(code: int, enhanced: str, texts: Sequence[str], *, utf8: bool = F
 # The connection, and what goes wrong here.
 
 TIMEOUT = _fixed(421, "4.4.2", "Timeout - closing connection", "silence for `socket_timeout`")
+COMMAND_TOO_SLOW = _fixed(421, "4.4.2", "Timeout - the command takes too long", "`command_timeout` is over")
+MESSAGE_TOO_SLOW = _fixed(421, "4.4.2", "Timeout - the message comes too slowly", "slower than `min_data_rate`")
+SESSION_TOO_LONG = _fixed(421, "4.4.2", "Timeout - the connection lasts too long", "`max_session_duration` is over")
 SHUTTING_DOWN = _fixed(421, "4.3.2", "Server shutting down", "the server closes")
 LOCAL_ERROR = _fixed(451, "4.3.0", "Error: local error in processing", "a handler fails or takes too long")
 LOCAL_ERROR_CLOSING = _fixed(
@@ -399,6 +436,12 @@ def talks_too_soon(name: str) -> Reply:
 def too_many_clients(name: str) -> Reply:
     """Return the reply to a connection too many."""
     return Reply(421, "4.3.2", f"{name} Too many connected clients, try again in a moment")
+
+
+@_varying("more connections from one address than `max_clients_per_address`, or than a rate of `connections`", "NAME")
+def too_many_connections(name: str) -> Reply:
+    """Return the reply to a connection too many of one address."""
+    return Reply(421, "4.7.0", f"{name} Too many connections, try again later")
 
 
 # What a proxy says.

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.errors import ConfigurationError
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
-from pillarbox.smtp import reply, sasl
+from pillarbox.smtp import limits, reply, sasl
 from pillarbox.smtp.asking import Rule
 from pillarbox.smtp.commands import CORE
 from pillarbox.smtp.extensions import built_in
@@ -33,9 +33,12 @@ Hook = Callable[..., Any] | None  # None: nobody asks
 class Service:
     """The service that one listener offers."""
 
-    def __init__(self, options: Options, hooks: Mapping[str, Hook], log: EventLog) -> None:
+    def __init__(
+        self, options: Options, hooks: Mapping[str, Hook], log: EventLog, rates: limits.Rates | None = None
+    ) -> None:
         self.options = options
         self.log = log
+        self.rates = rates
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
         given = [sasl.built_in(method) if isinstance(method, str) else method for method in options.auth_methods]
@@ -66,6 +69,8 @@ class Service:
             self._add(extension)
         for extension in options.extensions:
             self._add(self._of_application(extension))
+        self._rate("MAIL", "messages", reply.TOO_MUCH_MAIL_NOW)
+        self._rate("RCPT", "recipients", reply.TOO_MANY_RECIPIENTS_NOW)
         self._depending = [keyword for keyword in self._announced if not isinstance(keyword, str)]
         self._keywords: dict[tuple[str | None, ...], list[bytes]] = {}
         # The same, by how nearly all clients write them: what needs no look at case and spaces is found by one look-up.
@@ -74,6 +79,12 @@ class Service:
         self._hello_parts = options.helo_response.split("%s")
         self._make_replies()
 
+    def _rate(self, verb: str, what: str, refusal: Reply) -> None:
+        """Let a verb be counted; where there is no rate for it, it costs nothing."""
+        command = self.commands.get(verb.encode())
+        if command is not None and self.rates is not None and self.rates.limits(what):
+            self.commands[verb.encode()] = limits.rated(command, self.rates, what, refusal)
+
     def _make_replies(self) -> None:
         o = self.options
         protocol = "LMTP" if o.lmtp else "ESMTP"
@@ -81,6 +92,7 @@ class Service:
         self.greeting = encode(220, f"{o.name} {protocol} {o.banner}".rstrip())
         self.too_soon = reply.talks_too_soon(o.name)
         self.too_many_clients = reply.too_many_clients(o.name)
+        self.too_many_connections = reply.too_many_connections(o.name)
         self.missing = (
             (HELLO, reply.LHLO_FIRST if o.lmtp else reply.HELLO_FIRST),
             (AUTH, reply.authentication_required(o.auth_required_message)),

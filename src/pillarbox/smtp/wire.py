@@ -27,6 +27,10 @@ class ConnectionEnded(ConnectionError):
         self.reply = reply
 
 
+class LimitCrossed(ConnectionEnded):
+    """The conversation is over because the client crossed a limit, which is logged."""
+
+
 class TransactionAborted(ConnectionError):
     """The client gave a message up between two of its chunks (RSET, EHLO): it never looks like the end of it."""
 
@@ -44,13 +48,24 @@ class Apart(Protocol):
         """End it, if it runs."""
 
 
+class Arriving(Protocol):
+    """What a client sends that must not come too slowly (``min_data_rate``)."""
+
+    @property
+    def received(self) -> int:
+        """Octets that have come so far."""
+        ...
+
+
 class Wire(Protocol):
     """One connection, as the protocol needs it.
 
     ``out`` is what is to be sent: append to it; it leaves with ``more``, in one piece, or with ``flush``.
+    ``measured`` is what the client is sending that has a rate to keep.
     """
 
     out: bytes
+    measured: Arriving | None
 
     def flush(self) -> None:
         """Send ``out`` now, without waiting for input."""
@@ -84,6 +99,13 @@ class Wire(Protocol):
 
     async def wait_input(self, seconds: float) -> None:
         """Return when input arrives or the time is over, whichever is first."""
+
+    async def delay(self, seconds: float) -> None:
+        """Send what was written and let the client wait, whatever it sends; raises ConnectionEnded as ``more`` does."""
+
+    async def admit(self) -> Reply | None:
+        """Count the client, as the session has it now; the refusal where that is one too many of its address."""
+        ...
 
     async def start_tls(self) -> TLSInfo:
         """Send what was written, do the handshake and go on under TLS; raises ConnectionEnded if it fails."""

@@ -1,0 +1,183 @@
+"""What a client may do that is no mail, and how often: counted here, and ended with 421 where it is too much."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from logging import INFO
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from pillarbox.errors import Reject
+from pillarbox.smtp import reply
+from pillarbox.smtp.phase import MAIL, RCPT
+from pillarbox.smtp.reply import Refused, Reply
+from pillarbox.smtp.wire import LimitCrossed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from pillarbox.extension import Command
+    from pillarbox.session import Session
+    from pillarbox.smtp.conversation import Conversation
+
+# The replies that say: this was not SMTP. Where the application refuses with one of these codes it is no error.
+_ERRORS = frozenset((500, 501, 502, 503, 504, 555))
+# The longest that a failed login waits for its answer.
+_LONGEST_DELAY = 30.0
+
+
+class Rates(Protocol):
+    """What a client, an account and all clients together may do in a time."""
+
+    async def take(self, what: str, session: Session, account: str | None = None) -> bool:
+        """Count one more; False where it is one too many."""
+        ...
+
+    async def left(self, what: str, session: Session) -> bool:
+        """Whether one more of the client and of all would be allowed; nothing is counted."""
+        ...
+
+    async def account_left(self, what: str, account: str) -> bool:
+        """Whether one more of the account would be allowed; nothing is counted."""
+        ...
+
+    def limits(self, what: str) -> bool:
+        """Whether there is a rate for this."""
+        ...
+
+
+class Counts:
+    """What a client has done since its last message, or since it came; most sessions have none."""
+
+    __slots__ = ("errors", "junk", "logged", "path_refused", "refused_recipients")
+
+    def __init__(self) -> None:
+        self.errors = 0
+        self.junk = 0
+        self.refused_recipients = 0
+        self.path_refused = False  # a MAIL or RCPT was refused
+        self.logged: tuple[str, ...] = ()
+
+
+def counts(c: Conversation) -> Counts:
+    """Return the counts of a conversation; made when there is something to count."""
+    if c.counts is None:
+        c.counts = Counts()
+    return c.counts
+
+
+async def refused(c: Conversation, verb: str, refusal: Refused) -> None:
+    """Count a command that is refused; raises LimitCrossed where it was one too many."""
+    count = counts(c)
+    of_application = isinstance(refusal.__cause__, Reject)
+    if verb == "RCPT" and c.phase & MAIL:
+        _recipient_refused(c, count)
+    # RFC 2920 3.1 lets a client send RCPT and DATA before it knows that MAIL was refused: what follows from that is no
+    # error of its own.
+    elif count.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT):
+        junk(c)
+    elif refusal.reply.code in _ERRORS and not of_application:
+        await _error(c, count, refusal.reply)
+    else:
+        junk(c)
+    if verb == "MAIL" or (verb == "RCPT" and c.phase & MAIL):
+        count.path_refused = True
+
+
+async def _error(c: Conversation, count: Counts, refusal: Reply) -> None:
+    count.errors += 1
+    limit = c.service.options.max_errors
+    unknown = refusal in (reply.NOT_RECOGNIZED, reply.EHLO_IN_LMTP)
+    if limit is not None and count.errors >= limit:
+        if unknown:
+            raise LimitCrossed("too many unrecognized commands", reply.TOO_MANY_UNRECOGNIZED)
+        raise LimitCrossed("too many errors", reply.TOO_MANY_ERRORS)
+    rates = c.service.rates
+    if rates is not None and not await rates.take("errors", c.session):
+        raise LimitCrossed("too many errors of this address or of all", reply.TOO_MANY_ERRORS)
+
+
+def _recipient_refused(c: Conversation, count: Counts) -> None:
+    count.refused_recipients += 1
+    limit = c.service.options.max_refused_recipients
+    # Where there are recipients that were accepted the client is not cut off: their message would be lost with it.
+    if limit is not None and count.refused_recipients >= limit and not c.phase & RCPT:
+        raise LimitCrossed("too many refused recipients", reply.TOO_MANY_REFUSED_CLOSING)
+
+
+def may_name_recipient(c: Conversation) -> bool:
+    """Whether one more RCPT is looked at, after those that were refused."""
+    limit = c.service.options.max_refused_recipients
+    if c.counts is None or limit is None or c.counts.refused_recipients < limit:
+        return True
+    note(c, "too many refused recipients")
+    return False
+
+
+def junk(c: Conversation) -> None:
+    """Count a command that brings no message nearer; raises LimitCrossed."""
+    count = counts(c)
+    count.junk += 1
+    limit = c.service.options.max_junk_commands
+    if limit is not None and count.junk > limit:
+        raise LimitCrossed("too many junk commands", reply.TOO_MUCH_JUNK)
+
+
+def counted(
+    run: Callable[[Conversation, str], Reply | Awaitable[Reply]],
+) -> Callable[[Conversation, str], Reply | Awaitable[Reply]]:
+    """Make a verb's function count as junk."""
+
+    def counting(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
+        junk(c)
+        return run(c, argument)
+
+    return counting
+
+
+def note(c: Conversation, why: str) -> None:
+    """Log that a limit refuses what this client asks for: once, until its next message."""
+    count = counts(c)
+    if why not in count.logged:
+        count.logged += (why,)
+        c.service.log.event(INFO, "limit", c.session, "refused: %s", why)
+
+
+# --- Logins
+
+
+async def may_log_in(c: Conversation) -> None:
+    """Raise LimitCrossed where this connection, or the client's address, has failed too often already."""
+    # Not with the last failure: that is told first, as 535. Who hears 421 tries the same password again later.
+    most, rates = c.service.options.max_auth_failures, c.service.rates
+    if most is not None and c.auth_failures >= most:
+        _too_many_failures("in this connection")
+    if rates is not None and not await rates.left("auth_failures", c.session):
+        _too_many_failures("of this address or of all")
+
+
+async def login_failed(c: Conversation) -> None:
+    """Count a failed login and let it wait for its answer, each one longer than the one before."""
+    c.auth_failures += 1
+    delay = c.service.options.auth_failure_delay
+    if delay:
+        await c.wire.delay(min(_LONGEST_DELAY, delay * 2 ** min(c.auth_failures - 1, 16)))
+
+
+def _too_many_failures(where: str) -> NoReturn:
+    raise LimitCrossed(f"too many failed logins {where}", reply.TOO_MANY_AUTH_FAILURES)
+
+
+# --- Rates of mail
+
+
+def rated(command: Command, rates: Rates, what: str, refusal: Reply) -> Command:
+    """Return a command that is only looked at while the client's rate allows one more."""
+
+    async def run(c: Conversation, argument: str) -> Reply | None:
+        if not await rates.take(what, c.session, c.session.username):
+            note(c, f"the rate of {what}")
+            raise Refused(refusal)
+        done = command.run(c, argument)
+        return await done if hasattr(done, "__await__") else done
+
+    return replace(command, run=run)
