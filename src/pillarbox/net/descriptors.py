@@ -22,7 +22,7 @@ KEPT = 64
 # For the files of handlers: one for each connection, up to so many.
 FILES = 4096
 # asyncio accepts so many in one turn (its `backlog`), and from there to the close of one that is refused it takes
-# four turns. uvloop 0.22 and later accept one in a turn.
+# four turns. uvloop 0.23 accepts one in a turn.
 BATCH = 16
 TURNS = 5
 
