@@ -441,7 +441,8 @@ class Options:
     max_clients: int | None = _option(
         None,
         LIMITS,
-        "Above so many connections a new one gets 421 and is closed (on implicit TLS it is just closed).",
+        "Above so many connections a new one gets 421 and is closed (on implicit TLS it is just closed). None: as many"
+        " as there are descriptors for.",
         reference="maxClients",
         check=optioncheck.positive,
     )

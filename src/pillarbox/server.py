@@ -7,8 +7,8 @@ import os
 import signal
 import socket
 import ssl
-import sys
 import threading
+from contextlib import contextmanager, suppress
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from pillarbox import optioncheck
 from pillarbox.errors import ConfigurationError
 from pillarbox.handlers import HOOKS, Handlers
 from pillarbox.logs import EventLog
-from pillarbox.net import sockets
+from pillarbox.net import descriptors, sockets
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.net.listener import Connections, Listener
 from pillarbox.net.rates import RateStores
@@ -25,7 +25,7 @@ from pillarbox.options import Options
 from pillarbox.smtp.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -59,7 +59,7 @@ class SMTPServer(Handlers):
         # What cannot be used, a key or an extension, is an error now, not at the first connection.
         TLSContexts(self.options)
         Service(self.options, dict.fromkeys(HOOKS), self._log)
-        self._connections = Connections()
+        self._connections = Connections(self._log)
         self._rate_stores = RateStores()
         self._listeners: list[Listener] = []
         self._socket_listener: Listener | None = None
@@ -102,10 +102,13 @@ class SMTPServer(Handlers):
         if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
             raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
         listener = self._listener(overrides)
+        self._connections.descriptors.measure(len(self._servers) + 1)
         if fd is not None:
             sock = socket.socket(fileno=fd)
         try:
             server = await self._bind(listener, port, host, path, sock, backlog)
+            if isinstance(server.get_loop(), asyncio.SelectorEventLoop):
+                descriptors.let_wait(server, backlog)
             if self._closing is not None:  # meanwhile
                 server.close()
                 self._check_open()
@@ -134,6 +137,8 @@ class SMTPServer(Handlers):
         backlog: int,
     ) -> asyncio.Server:
         loop = asyncio.get_running_loop()
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            backlog = min(backlog, self._connections.descriptors.batch())
         if path is not None:
             unix = sockets.UnixPath(path)
             unix.refuse_if_served()
@@ -200,6 +205,7 @@ class SMTPServer(Handlers):
         self._check_open()
         if self._socket_listener is None:
             self._socket_listener = self._listener({})
+            self._connections.descriptors.measure(len(self._servers))
         sock.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(self._socket_listener, sock)
 
@@ -243,11 +249,17 @@ class SMTPServer(Handlers):
     async def close(self) -> None:
         """Stop accepting, let running transactions finish within ``close_timeout`` (seconds), then end what is left.
 
-        Clients outside a transaction get 421 at once. May be called twice.
+        Clients outside a transaction get 421 at once. May be called twice. A handler that calls it is not kept waiting:
+        its own transaction has to end first.
         """
+        closing = self._begin_closing()
+        if asyncio.current_task() not in {connection.task for connection in self._connections.all}:
+            await asyncio.shield(closing)
+
+    def _begin_closing(self) -> asyncio.Task[None]:
         if self._closing is None:
             self._closing = asyncio.create_task(self._close())
-        await asyncio.shield(self._closing)
+        return self._closing
 
     async def _close(self) -> None:
         self._connections.closing = True
@@ -264,6 +276,8 @@ class SMTPServer(Handlers):
         await self._dns.close()
         await self._rate_stores.close()
         self._addresses = []
+        for listener in self._listeners:
+            listener.end_refusals()
         self._log.event(INFO, "close", None, "closed")
         if self._closed is not None:
             self._closed.set()
@@ -307,24 +321,28 @@ class SMTPServer(Handlers):
 
     async def _run(self, port: int | None, host: str | None, **more: Any) -> None:
         await self.listen(port, host, **more)
-        loop = asyncio.get_running_loop()
-        closing: set[asyncio.Task[None]] = set()
+        with _on_first_signal(self._begin_closing):
+            await self.serve_forever()
 
-        def drain(number: int) -> None:
-            if closing:
-                signal.signal(number, signal.SIG_DFL)
-                signal.raise_signal(number)
-            closing.add(loop.create_task(self.close()))
 
-        if sys.platform == "win32":  # no signal handlers on its loop: Ctrl-C cancels
-            try:
-                await self.serve_forever()
-            finally:
-                await self.close()
-            return
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, drain, number)
-        await self.serve_forever()
+@contextmanager
+def _on_first_signal(begin: Callable[[], object]) -> Iterator[None]:
+    """Let the first SIGINT or SIGTERM call this in the event loop; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def first(_number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        with suppress(RuntimeError):  # the loop is closed: the process ends anyway
+            loop.call_soon_threadsafe(begin)
+
+    # Not add_signal_handler: Windows has none, and a second signal must also end a loop that a handler blocks.
+    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 async def _turns() -> None:

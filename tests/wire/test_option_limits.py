@@ -539,7 +539,8 @@ async def test_rates_of_connections() -> None:
             assert greeting == TOO_MANY
             await client.eof()
         assert not resolved  # nothing is done for who is refused
-        assert limits_logged(records) == ["mx.test Too many connections, try again later"]
+        began = "new connections of an address, or of all, are refused: there are too many, or they come too fast"
+        assert limits_logged(records) == [began]
         assert (await client_from(served, "2001:db8:0:1::1"))[1] == WELCOME
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
+from contextlib import suppress
 from logging import DEBUG, ERROR, INFO
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +21,9 @@ from pillarbox.smtp.wire import ConnectionEnded
 if TYPE_CHECKING:
     from pillarbox.net.listener import Listener
     from pillarbox.smtp.reply import Reply
+
+# More than that nobody sends before the greeting: a PROXY header, a ClientHello, the commands of who talks too soon.
+MOST_BEFORE_GREETING = 16 * 1024
 
 
 class Connection(TransportWire):
@@ -41,7 +47,10 @@ class Connection(TransportWire):
             self._transport.abort()
             return
         if self.listener.connections.closing:
-            self._refuse(self.listener.service.shutting_down)
+            self._refuse(reply.SHUTTING_DOWN)
+            return
+        if not self.listener.has_descriptors(transport.get_extra_info("socket").fileno()):
+            self._refuse(self.service.too_many_clients)
             return
         if self.listener.tls_first and not self.listener.proxies:
             self.pause()  # a ClientHello that is read before start_tls is lost
@@ -50,12 +59,16 @@ class Connection(TransportWire):
         self.task = self._loop.create_task(self._run())
         self.task.add_done_callback(self._done)
 
-    def _refuse(self, answer: bytes) -> None:
-        """Close a connection that comes too late, without a task of its own."""
+    def _refuse(self, answer: Reply) -> None:
+        """Close a connection that comes too late, or is one too many, without a task of its own."""
         self._discarding = True
-        if not self.listener.tls_first:
-            self._transport.write(answer)
-        self.close()
+        if not self.listener.tls_first:  # a 421 would break the client's handshake
+            if sys.platform != "win32":
+                # What the client has sent already would make of the close a reset, which may overtake the reply.
+                with suppress(OSError):
+                    os.read(self._transport.get_extra_info("socket").fileno(), MOST_BEFORE_GREETING)
+            self._transport.write(answer.coded if self.service.codes else answer.plain)
+        self._transport.close()
 
     def _done(self, _: object) -> None:
         self._over = True
@@ -151,12 +164,12 @@ class Connection(TransportWire):
             return None
         if self.listener.admits_of_address(self) and (rates is None or await rates.take("connections", self.session)):
             return None
+        self.listener.connections.beyond_address.note(self.session)
         return self.service.too_many_connections
 
     def _turn_away(self, refusal: Reply) -> None:
         if not self.listener.tls_first:  # a 421 would break the client's handshake
             self.out += refusal.coded if self.service.codes else refusal.plain
-        self.service.log.event(INFO, "refused", self.session, "%s", refusal.text)
 
     def _is_of_ignored_host(self) -> bool:
         ignored = self.listener.ignored

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
 from pillarbox.net.connection import Connection
+from pillarbox.net.descriptors import Descriptors
 from pillarbox.net.rates import RateStores, rates
+from pillarbox.net.refusals import Refusals
 from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import DATA_GRACE, seconds_or_forever
 from pillarbox.networks import Networks, client_network
@@ -23,10 +25,24 @@ if TYPE_CHECKING:
     from pillarbox.options import Options
 
 
-class Connections:
-    """The live connections of a server, and the one sweep that ends their patience."""
+_BEYOND_DESCRIPTORS = (
+    "new connections are refused: the limit is %s descriptors, raise it by ulimit -n or systemd's LimitNOFILE",
+    "connections are accepted again; refused for want of descriptors: %d",
+)
+_BEYOND_MAX_CLIENTS = (
+    "new connections are refused: too many connected clients (max_clients is %d)",
+    "connections are accepted again; refused above max_clients: %d",
+)
+_BEYOND_ADDRESS = (
+    "new connections of an address, or of all, are refused: there are too many, or they come too fast",
+    "connections are accepted again; refused for their number or rate: %d",
+)
 
-    def __init__(self) -> None:
+
+class Connections:
+    """The live connections of a server, what it refuses, and the one sweep that ends the patience with the others."""
+
+    def __init__(self, log: EventLog) -> None:
         self.all: set[Connection] = set()
         self.counted = 0
         self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
@@ -34,6 +50,10 @@ class Connections:
         self._emptied: asyncio.Event | None = None
         self.interval = 1.0  # seconds between two sweeps
         self._timer: asyncio.TimerHandle | None = None
+        self.descriptors = Descriptors()
+        self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
+        self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
+        self.beyond_address = Refusals(log, *_BEYOND_ADDRESS)
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
@@ -103,8 +123,10 @@ class Listener:
         self.overridden = overridden  # the options that are this listener's own
         self.counted = 0
         self.connections = connections
-        self.names = names
         log = EventLog(options.logger, options.component)
+        own = "max_clients" in overridden
+        self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
+        self.names = names
         counted = rates(options, stores, log)
         self.service = Service(options, hooks, log, counted)
         self.tls = TLSContexts(options, self._sni_problem)
@@ -145,6 +167,15 @@ class Listener:
         options = self.options.replace(**tls_options)
         return options, TLSContexts(options, self._sni_problem)
 
+    def has_descriptors(self, descriptor: int) -> bool:
+        """Whether the process is far from its limit when a new connection has this descriptor; note it if not."""
+        connections = self.connections
+        descriptors = connections.descriptors
+        if descriptor < descriptors.room and len(connections.all) < descriptors.most:
+            return True
+        connections.beyond_descriptors.note(None, descriptors.limit)
+        return False
+
     def opened(self, connection: Connection) -> None:
         """Note a new connection."""
         self.connections.add(connection)
@@ -158,11 +189,18 @@ class Listener:
         limit = self.options.max_clients
         there = self.counted if "max_clients" in self.overridden else self.connections.counted
         if limit is not None and there >= limit:
+            self.beyond_max_clients.note(connection.session, limit)
             return False
         self.connections.counted += 1
         self.counted += 1
         connection.counted = True
         return True
+
+    def end_refusals(self) -> None:
+        """Say how many were refused, since no more will be."""
+        self.beyond_max_clients.end()
+        self.connections.beyond_descriptors.end()
+        self.connections.beyond_address.end()
 
     def admits_of_address(self, connection: Connection) -> bool:
         """Count a connection of an address, unless ``max_clients_per_address`` are there."""

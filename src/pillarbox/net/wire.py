@@ -261,6 +261,8 @@ class TransportWire(asyncio.Protocol):
         self.flush()
         if self._write_blocked:
             return self._more_when_written(seconds, expiry)
+        if self._buffer and expiry is reply.TIMEOUT and self._has_line():  # it is only not its turn
+            return self._turn(seconds)
         if self._eof or self._gone:
             raise ConnectionEnded("the client closed the connection")
         if self._paused:
@@ -276,6 +278,16 @@ class TransportWire(asyncio.Protocol):
         if self._line_limit is not None:
             return self._more_of_long_line(self._line_limit)
         self._expiry = expiry
+        return self._wait(seconds)
+
+    def _has_line(self) -> bool:
+        return not self._gone and self._line_limit is None and self._buffer.find(b"\n", self._at) >= 0
+
+    def _turn(self, seconds: float) -> Awaitable[None]:
+        """Wait until the event loop has served the others, and read no more meanwhile."""
+        self.pause()
+        self._expiry = reply.TIMEOUT
+        self._loop.call_soon(self._wake, None)
         return self._wait(seconds)
 
     async def _more_when_written(self, seconds: float, expiry: Reply | None) -> None:
@@ -299,16 +311,20 @@ class TransportWire(asyncio.Protocol):
         buffer = self._buffer
         if not buffer:
             return None
-        line = buffer[self._at : -2]
+        at = self._at
+        if at and len(buffer) - at > limit:  # to copy the rest for each line of a long flight would be quadratic
+            return self._one_of_several(limit)
+        line = buffer[at:-2]
         # Nearly always one line is all that is there. The tests cost half of `find`. An empty line is left to the slow
         # way: its CR may be the last octet of the chunk before it, and then it is a bare LF.
-        if line and buffer[-2:] == b"\r\n" and _LF not in line and len(line) < limit - 1:
+        if line and buffer[-2:] == b"
+" and _LF not in line and len(line) < limit - 1:
             self._buffer, self._at = b"", 0
             return line
         return self._one_of_several(limit)
 
     def _one_of_several(self, limit: int) -> bytes | None:
-        """Return the next line, or None where it has no end yet or the client has first to read."""
+        """Return the next line, or None where it has no end yet, the client has first to read, or others are due."""
         buffer, at = self._buffer, self._at
         end = buffer.find(b"\n", at) + 1
         self._line_limit = None
@@ -322,8 +338,9 @@ class TransportWire(asyncio.Protocol):
             return None
         if len(self.out) > MAX_UNSENT:
             self.flush()
-            if self._write_blocked:  # a client that asks much and reads nothing is not served on
-                return None
+            # A client that asks much and reads nothing is not served on; one that reads lets the others have a turn.
+            self._hindered = True
+            return None
         if end < len(buffer):
             self._at = end
         else:

@@ -432,7 +432,7 @@ def talks_too_soon(name: str) -> Reply:
     return Reply(421, "4.7.0", f"{name} You talk too soon")
 
 
-@_varying("more connections than `max_clients`", "NAME")
+@_varying("more connections than `max_clients`, or than there are descriptors for", "NAME")
 def too_many_clients(name: str) -> Reply:
     """Return the reply to a connection too many."""
     return Reply(421, "4.3.2", f"{name} Too many connected clients, try again in a moment")

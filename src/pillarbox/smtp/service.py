@@ -90,7 +90,6 @@ class Service:
         protocol = "LMTP" if o.lmtp else "ESMTP"
         # RFC 2034 4: the greeting and the HELO/EHLO reply carry no enhanced code.
         self.greeting = encode(220, f"{o.name} {protocol} {o.banner}".rstrip())
-        self.shutting_down = reply.SHUTTING_DOWN.coded if self.codes else reply.SHUTTING_DOWN.plain
         self.too_soon = reply.talks_too_soon(o.name)
         self.too_many_clients = reply.too_many_clients(o.name)
         self.too_many_connections = reply.too_many_connections(o.name)
