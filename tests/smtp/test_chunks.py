@@ -109,10 +109,24 @@ async def test_a_dot_means_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "size", ["", "x", "-1", "+1", "0x10", "1_0", "１２", "12 LAST LAST", "12 FIRST", "9" * 21, "5 5"]
+    "size",
+    [
+        "",
+        "x",
+        "-1",
+        "+1",
+        "0x10",
+        "1_0",
+        "\\xef\\xbc\\x91",
+        "12 LAST LAST",
+        "12 FIRST",
+        "12 LA\\xc5\\xbfT",
+        "9" * 21,
+        "5 5",
+    ],
 )
 async def test_a_size_that_is_no_number_closes(size: str) -> None:
-    text = BEGUN + f"c: BDAT {size}\\r\\nRSET\\r\\n\nS: 501\nX".replace("１２", "\\xef\\xbc\\x91")
+    text = BEGUN + f"c: BDAT {size}\\r\\nRSET\\r\\n\nS: 501\nX"
     await replay(text)
 
 
