@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations, product
 from typing import Literal
 
 import pytest
@@ -66,6 +67,25 @@ def test_only_crlf_dot_crlf_ends_the_data(sequence: bytes, mode: Mode) -> None:
         assert finished
         assert message.endswith(b"MAIL FROM:<x@y>\r\n")
         assert rest == b"QUIT\r\n"
+
+
+@pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
+@pytest.mark.parametrize("sequence", NEVER_AN_END)
+def test_never_an_end_at_every_two_cuts(sequence: bytes, mode: Mode) -> None:
+    octets = b"a" + sequence + b"b\r\n.\r\nQ"
+    wanted = reference(octets, mode)
+    for cuts in combinations(range(1, len(octets)), 2):
+        assert decode(octets, list(cuts), mode) == wanted, cuts
+
+
+@pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
+def test_every_short_body_at_every_cut(mode: Mode) -> None:
+    for length in range(7):
+        for body in product(b"\r\n.a", repeat=length):
+            octets = bytes(body) + b"\r\n.\r\n"
+            wanted = reference(octets, mode)
+            for cut in range(len(octets)):
+                assert decode(octets, [cut], mode) == wanted, (octets, cut)
 
 
 @pytest.mark.parametrize("sequence", NEVER_AN_END)
