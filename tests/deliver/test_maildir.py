@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.deliver import maildir
+from pillarbox import MessageStream
+from pillarbox.deliver import deliver, maildir
 from pillarbox.deliver.maildir import BUFFER, STALE, Maildir, MaildirDelivery
 from pillarbox.errors import ConfigurationError, Reject
 from pillarbox.session import Session
+from support import serving
 
 FOLDERS = ("cur", "new", "tmp")
 
@@ -132,6 +134,22 @@ class TestNames:
         assert match is not None
         assert before <= int(match[1]) <= time.time()
         assert int(match[3]) == os.getpid()
+
+    async def test_nothing_that_a_client_says_stands_in_it(self, box: Maildir) -> None:
+        async def on_data(stream: MessageStream, session: Session) -> str:
+            return " ".join(await deliver([box], session, stream))
+
+        quoted = '"../../evil;$(touch x)|*"@example.com'
+        async with serving(on_data=on_data, use_xclient=["127.0.0.1"]) as served:
+            client = await served.client()
+            assert (await client.command("XCLIENT NAME=..evil LOGIN=../../evil")).code == 501
+            await client.ehlo("../../evil")
+            await client.envelope(quoted, quoted)
+            head = b"Message-ID: <../../evil>\r\nSubject: ../../evil\r\nX-UIDL: ../evil\r\n\r\n../../evil\r\n"
+            assert (await client.data(head + b".." + b"../../evil\r\n")).code == 250
+        (stored,) = [path for path in box.path.rglob("*") if path.is_file()]
+        assert stored.parent == box.new
+        assert re.fullmatch(r"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+\." + re.escape(socket.gethostname()), stored.name)
 
     async def test_unique_even_in_the_same_microsecond(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
-from pillarbox import AuthRequest, MessageStream, Reject, Session
+from pillarbox import AuthRequest, MessageStream, Reject, ScramKeys, Session
+from scram_client import ScramClient
+from splits import KINDS, Parts, every_way, secured, under
 from support import (
     PLAIN,
     TIMEOUT,
@@ -39,11 +41,6 @@ async def in_parts(client: Client, octets: bytes, *cuts: int) -> None:
         await client.send(octets[begin:end])
         for _ in range(3):
             await asyncio.sleep(0)
-
-
-def every_way(octets: bytes) -> list[tuple[int, ...]]:
-    """Return where to cut: nowhere, between all octets, and at each place alone."""
-    return [(), tuple(range(1, len(octets))), *((place,) for place in range(1, len(octets)))]
 
 
 # --- STARTTLS
@@ -144,22 +141,58 @@ async def test_what_every_context_forbids() -> None:
                 assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.parametrize("kind", ["starttls", "implicit"])
+async def test_nothing_is_compressed(kind: str) -> None:
+    context = careless()
+    context.options &= ~ssl.OP_NO_COMPRESSION  # the client would
+    async with serving(**secured(kind)) as served:
+        client = await served.client(context) if kind == "implicit" else await served.hello()
+        if kind == "starttls":
+            await client.starttls(context)
+        assert client.writer.get_extra_info("compression") is None
+
+
+async def test_the_limits_of_a_connection_count_on_under_tls() -> None:
+    """They are no knowledge that the client gave, and STARTTLS must not be the way around them."""
+    async with serving(max_messages=2) as served:
+        client = await served.hello()
+        await client.deliver()
+        await client.starttls(careless())
+        await client.ehlo()
+        assert await client.deliver() == "250 OK: message queued"
+        assert (await client.command("MAIL FROM:<a@example.com>")).code == 421
+
+
+@pytest.mark.parametrize("lmtp", [False, True])
+async def test_under_tls_a_chunk_waits_for_a_new_hello_too(lmtp: bool) -> None:
+    async with serving(lmtp=lmtp) as served:
+        client = await served.hello()
+        await client.envelope()
+        await client.starttls(careless())
+        await client.send(b"BDAT 6 LAST\r\nQUIT\r\nNOOP\r\n")
+        assert await client.hear() == f"503 Error: send {'LHLO' if lmtp else 'HELO/EHLO'} first"
+        assert await client.hear() == "250 OK"
+
+
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the program openssl is not installed here")
+@pytest.mark.parametrize("kind", ["starttls", "implicit"])
 @on_both_loops
-async def test_no_renegotiation() -> None:
+async def test_no_renegotiation(kind: str) -> None:
     """Openssl's client renegotiates at the letter R; under TLS 1.2 the server must not take part."""
-    async with serving(secure=True, **pem()) as served:
+    async with serving(**secured(kind)) as served:
         host, port = served.address
+        how = ["-starttls", "smtp"] if kind == "starttls" else []
         process = await asyncio.create_subprocess_exec(
-            *("openssl", "s_client", "-quiet", "-no_ign_eof", "-tls1_2", "-connect", f"{host}:{port}"),
+            *("openssl", "s_client", "-quiet", "-no_ign_eof", "-tls1_2", "-connect", f"{host}:{port}", *how),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        greeting = await asyncio.wait_for(process.stdout.readline(), TIMEOUT)
-        assert greeting.startswith(b"220 ")
+        if not how:  # else it keeps to itself what came before the handshake
+            greeting = await asyncio.wait_for(process.stdout.readline(), TIMEOUT)
+            assert greeting.startswith(b"220 ")
         _, errors = await asyncio.wait_for(process.communicate(b"R\n"), TIMEOUT)
     assert b"no renegotiation" in errors
 
@@ -298,6 +331,55 @@ async def test_parameters_of_rcpt(parameters: str, code: int) -> None:
     assert records == []
 
 
+OUT_OF_TURN = [
+    ("EHLO client.example", ""),
+    ("HELO client.example", ""),
+    ("AUTH PLAIN", ""),
+    (f"AUTH PLAIN {PLAIN}", ""),
+    ("AUTH LOGIN", ""),
+    ("AUTH NONE", ""),
+    ("DATA", "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"),
+    ("DATA", ""),
+    ("DATA", "MAIL FROM:<a@example.com>\r\n"),
+    ("DATA now", "MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\n"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("command", "before"), OUT_OF_TURN)
+@on_both_loops
+async def test_what_waits_behind_a_command_out_of_turn_is_never_run(command: str, before: str, kind: str) -> None:
+    async with serving(allow_insecure_auth=True, on_auth=lambda *_: True, **secured(kind)) as served:
+        for behind in (b"N", b"\n", b"NOOP\r\n", b"RSET\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<x@"):
+            client = await under(kind, served)
+            for line in before.splitlines():
+                assert (await client.command(line)).code == 250
+            await client.send(command.encode() + b"\r\n" + behind)
+            assert await client.hear() == "554 Error: SMTP protocol synchronization"
+            client.writer.write(b"NOOP\r\n")  # nor is what comes later
+            if kind == "plain":
+                await client.eof()
+            else:  # where the server waits for the client's end of TLS
+                await client.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("refused", [True, False])
+@on_both_loops
+async def test_where_it_is_allowed_bytes_behind_data_are_data_or_close(refused: bool, kind: str) -> None:
+    inbox = Inbox()
+    options = {"on_data": inbox, "forbid_unauth_pipelining": False, "on_rcpt_to": says(Reject(550) if refused else None)}
+    async with serving(**options, **secured(kind)) as served:
+        client = await under(kind, served)
+        await client.send(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nNOOP\r\n.\r\nRSET\r\n")
+        codes = [(await client.reply()).code for _ in range(4)]
+        if refused:
+            assert codes == [250, 550, 503, 554]
+        else:
+            assert [*codes, (await client.reply()).code] == [250, 250, 354, 250, 250]
+            assert inbox[0].content == b"NOOP\r\n"
+
+
 @pytest.mark.parametrize(
     "line", ["GET / HTTP/1.1", "POST /x HTTP/1.0", "CONNECT example.com:25 HTTP/1.1", "get / http/1.1"]
 )
@@ -356,68 +438,6 @@ async def test_commands_out_of_sequence() -> None:
         assert (await client.command("VRFY ann")).code == 252
         assert await client.say("QUIT") == "221 Bye"
         await client.eof()
-
-
-async def test_the_same_replies_and_message_at_every_split() -> None:
-    commands = b"MAIL FROM:<a@example.com> SIZE=9\r\nXYZ\r\nRCPT TO : <b@c.de>\r\n"
-    body = b"..a\r\n.\rb\n.\r\n.\r\r\n\r\n.\r\n"
-    inbox = Inbox()
-    async with serving(on_data=inbox) as served:
-        client = await served.hello()
-        ways = zip(every_way(commands), every_way(body) * 3, strict=False)
-        for number, (cuts, body_cuts) in enumerate(ways):
-            await in_parts(client, commands, *cuts)
-            codes = [(await client.reply()).code for _ in range(3)]
-            assert codes == [250, 500, 250], cuts
-            assert (await client.command("DATA")).code == 354
-            await in_parts(client, body, *body_cuts)
-            assert await client.hear() == "250 OK: message queued", body_cuts
-            assert inbox[number].content == b".a\r\n b\r\n.\r\n \r\n\r\n", body_cuts
-    assert len(inbox) == len(every_way(commands))
-
-
-NEVER_AN_END = [
-    b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r.\r\n", b"\r\n.\r", b"\n.\r", b"\r\n\0.\r\n", b"\r\n.\0\r\n",
-    b"\r\n.\r\r\n",
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
-@pytest.mark.parametrize("trick", NEVER_AN_END, ids=repr)
-async def test_what_never_ends_the_data(trick: bytes, mode: str) -> None:
-    smuggled = b"\r\nMAIL FROM:<evil@example.com>\r\nRCPT TO:<x@example.com>\r\nDATA\r\nevil"
-    octets = b"a" + trick + smuggled + b"\r\n.\r\n"
-    for cuts in ((), *((1 + place,) for place in range(len(trick) + 1)), tuple(range(1, len(octets)))):
-        inbox = Inbox()
-        async with serving(on_data=inbox, bare_newline=mode) as served:
-            client = await served.hello()
-            await client.envelope()
-            assert (await client.command("DATA")).code == 354
-            await in_parts(client, octets, *cuts)
-            answer = await client.reply()
-            refused = mode == "reject" or (b"\0" in trick and mode != "accept")
-            assert answer.code == (550 if refused else 250), cuts
-            if mode == "reject" and b"\0" not in trick:
-                await client.eof()
-            else:
-                assert await client.say("NOOP") == "250 OK"
-        assert len(inbox) == (0 if refused else 1)
-        if inbox:
-            assert b"MAIL FROM:<evil@example.com>\r\n" in inbox[0].content
-            if mode == "normalize":
-                assert b"\n" not in inbox[0].content.replace(b"\r\n", b"")
-                assert b"\r" not in inbox[0].content.replace(b"\r\n", b"")
-
-
-@pytest.mark.parametrize(
-    ("sent", "stored"), [(b"", b""), (b"..\r\n", b".\r\n"), (b".a\r\n", b"a\r\n"), (b"\r\n", b"\r\n")]
-)
-async def test_the_start_of_the_data_is_the_start_of_a_line(sent: bytes, stored: bytes) -> None:
-    inbox = Inbox()
-    async with serving(on_data=inbox) as served:
-        client = await served.hello()
-        assert await client.deliver(sent) == "250 OK: message queued"
-    assert inbox[0].content == stored
 
 
 # --- Replies and logs
@@ -690,6 +710,54 @@ async def test_no_pipelined_credential_reaches_a_log(forbid: bool) -> None:
     assert [secret for secret in (SECRET, TOKEN, b64(SECRET), XOAUTH2) if secret in text] == []
 
 
+ANN = ScramKeys.from_password(SECRET, iterations=4096)
+
+
+@pytest.mark.parametrize("guess", [SECRET, "wrong", "", "S"])
+@pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
+async def test_passwords_are_compared_in_constant_time(
+    method: str, guess: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer to "is it that one?" is ``hmac.compare_digest``'s: where that says no, nobody gets in."""
+    options = {"on_auth": lambda auth, _: auth.verified or auth.validate_password(SECRET), "on_scram": lambda *_: ANN}
+    results: list[bool] = []
+
+    def compared(one: Any, other: Any) -> bool:
+        results.append(_compare(one, other))
+        return results[-1]
+
+    _compare = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", compared)
+    async with serving(auth_methods=[method], allow_insecure_auth=True, **options) as served:
+        client = await served.hello()
+        code = await log_in(client, method, guess)
+        assert code == (235 if guess == SECRET else 535)
+        compares = bool(guess) or method not in ("PLAIN", "LOGIN")  # no password is none to compare
+        assert bool(results) == compares
+        assert (bool(results) and all(results)) == (code == 235)
+        results.clear()
+        monkeypatch.setattr(hmac, "compare_digest", lambda *_: False)
+        again = await served.hello()
+        assert await log_in(again, method, SECRET) == 535
+
+
+async def log_in(client: Client, method: str, password: str) -> int:
+    """Log in as "ann" and return the code of the last reply."""
+    if method == "PLAIN":
+        return (await client.command(f"AUTH PLAIN {b64(chr(0) + 'ann' + chr(0) + password)}")).code
+    if method == "LOGIN":
+        await client.command(f"AUTH LOGIN {b64('ann')}")
+        return (await client.command(b64(password))).code
+    if method == "CRAM-MD5":
+        challenge = b64decode((await client.command("AUTH CRAM-MD5")).lines[0])
+        digest = hmac.new(password.encode(), challenge, "md5").hexdigest()
+        return (await client.command(b64(f"ann {digest}"))).code
+    scram = ScramClient("ann", password)
+    asked = await client.command(f"AUTH SCRAM-SHA-256 {scram.first()}")
+    await client.command(scram.final(asked.lines[0]))
+    return (await client.command("")).code
+
+
 def test_no_repr_shows_a_credential() -> None:
     request = AuthRequest("PLAIN", "ann", password=SECRET, access_token=SECRET)
     assert SECRET not in f"{request!r} {request}"
@@ -726,13 +794,13 @@ HEADERS = [
 
 
 @pytest.mark.parametrize(("header", "peer"), HEADERS, ids=range(len(HEADERS)))
-async def test_a_proxy_header_at_every_split(header: bytes, peer: tuple[str, int] | None) -> None:
-    ways = every_way(header)
+@on_both_loops
+async def test_a_proxy_header_at_every_split(header: bytes, peer: tuple[str, int] | None, parts: Parts) -> None:
     sessions = Sessions()
     async with serving(use_proxy=["127.0.0.1"], on_connect=sessions) as served:
-        for cuts in ways[:2] + ways[2 :: max(1, len(ways) // 30)]:
+        for cuts in every_way(header):
             client = await served.connect()
-            await in_parts(client, header, *cuts)
+            await parts.send(client, header, cuts)
             assert (await client.reply()).code == 220, cuts
             assert await client.say("NOOP") == "250 OK"
             expected = peer or client.writer.get_extra_info("sockname")[:2]
@@ -773,14 +841,16 @@ BAD_HEADERS = [
 
 
 @pytest.mark.parametrize("header", BAD_HEADERS, ids=range(len(BAD_HEADERS)))
-async def test_a_bad_proxy_header(header: bytes) -> None:
+@on_both_loops
+async def test_a_bad_proxy_header(header: bytes, parts: Parts) -> None:
     called: list[str] = []
     hooks = {name: lambda *_, name=name: called.append(name) for name in ("on_connect", "on_close")}
     async with serving(use_proxy=True, **hooks) as served:
-        client = await served.connect()
-        await client.send(header)
-        assert await client.rest() == b"* BAD Invalid PROXY header\r\n"
-        assert served.server.connections == []
+        for cuts in every_way(header)[:2]:
+            client = await served.connect()
+            await parts.send(client, header, cuts)
+            assert await client.rest() == b"* BAD Invalid PROXY header\r\n"
+            assert served.server.connections == []
     assert called == []
 
 
