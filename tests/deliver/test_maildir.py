@@ -135,6 +135,7 @@ class TestNames:
         assert before <= int(match[1]) <= time.time()
         assert int(match[3]) == os.getpid()
 
+    @pytest.mark.promises("Storage", "No file name is made of what a client says.")
     async def test_nothing_that_a_client_says_stands_in_it(self, box: Maildir) -> None:
         async def on_data(stream: MessageStream, session: Session) -> str:
             return " ".join(await deliver([box], session, stream))
@@ -208,6 +209,9 @@ class TestDelivery:
         await delivery.commit()
         assert files(box) == holds(b"0123456789abcd\n" * 4096 * 160)
 
+    @pytest.mark.promises(
+        "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."
+    )
     async def test_file_and_folder_reach_the_disk_in_order(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         events: list[str] = []
         fsync, rename = os.fsync, Path.rename
@@ -246,6 +250,9 @@ class TestDelivery:
 
 
 class TestFailure:
+    @pytest.mark.promises(
+        "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+    )
     @pytest.mark.parametrize(
         ("number", "code", "enhanced"),
         [
@@ -287,6 +294,9 @@ class TestFailure:
         assert box.url in record.getMessage()
         assert files(box) == holds()
 
+    @pytest.mark.promises(
+        "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."
+    )
     async def test_folder_entry_that_is_not_durable_is_no_delivery(
         self, box: Maildir, monkeypatch: pytest.MonkeyPatch
     ) -> None:

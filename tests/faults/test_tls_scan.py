@@ -79,6 +79,7 @@ def port(server: Server, form: str) -> int:
     return server.tls_port if form == IMPLICIT else server.port
 
 
+@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
 @pytest.mark.parametrize("form", FORMS)
 def test_sslscan_finds_nothing_weak(server: Server, form: str) -> None:
     scan = program("sslscan", "sslscan")
@@ -96,6 +97,7 @@ def test_sslscan_finds_nothing_weak(server: Server, form: str) -> None:
     assert {cipher.get("strength") for cipher in ciphers} <= {"strong", "acceptable"}
 
 
+@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
 @pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a minute: only with LONG_TESTS=1")
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("form", FORMS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from typing import Any
 
 import pytest
@@ -50,13 +51,27 @@ class Sender:
 
 
 def places(octets: bytes, trick: bytes, kind: str, mode: str) -> list[tuple[int, ...]]:
-    """Return all ways; where each takes a connection under TLS of its own, only those about the trick."""
-    if kind == "plain" or mode != "reject":
+    """Return all ways, or only those about the trick: where each takes a connection under TLS of its own, for one."""
+    if octets.startswith(b"a") and (kind == "plain" or mode != "reject"):
         return every_way(octets)
-    at = octets.index(trick)
+    at = octets.index(b"a" + trick) + 1
     return every_way(octets, at, at + len(trick) + 1)
 
 
+@pytest.mark.promises(
+    "The end of a message", "CRLF . CRLF ends a message, and nothing else does; the start of the data counts as a CRLF."
+)
+@pytest.mark.promises(
+    "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
+)
+@pytest.mark.promises(
+    "The end of a message", 'With bare_newline "normalize", the default, a handler gets CR and LF only as CRLF.'
+)
+@pytest.mark.promises(
+    "The end of a message",
+    'With "reject" a message with a bare CR or LF is read to its end and refused; then the connection ends.',
+)
+@pytest.mark.promises("The end of a message", 'With "accept" the content is untouched.')
 @CONNECTIONS
 @MODES
 @on_both_loops
@@ -64,8 +79,8 @@ async def test_what_never_ends_the_data(mode: str, kind: str, parts: Parts) -> N
     inbox = Inbox()
     async with serving(on_data=inbox, bare_newline=mode, **secured(kind)) as served:
         sender = Sender(kind, served, parts)
-        for trick in NEVER_AN_END:
-            octets = b"a" + trick + SMUGGLED + b".\r\n"
+        for start, trick in product((b"a", b"..\r\na"), NEVER_AN_END):  # a dot before it is another way through
+            octets = start + trick + SMUGGLED + b".\r\n"
             bare = re.search(rb"(?<!\r)\n|\r(?!\n)", octets) is not None
             closes = mode == "reject" and bare
             refused = closes or (b"\0" in trick and mode != "accept")
@@ -77,6 +92,13 @@ async def test_what_never_ends_the_data(mode: str, kind: str, parts: Parts) -> N
                 assert mode == "accept" or not re.search(rb"(?<!\r)\n|\r(?!\n)", b"".join(stored))
 
 
+@pytest.mark.promises(
+    "The end of a message", "CRLF . CRLF ends a message, and nothing else does; the start of the data counts as a CRLF."
+)
+@pytest.mark.promises(
+    "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
+)
+@pytest.mark.promises("The end of a message", "A leading dot is removed behind a real CRLF only.")
 @CONNECTIONS
 @MODES
 @on_both_loops
@@ -104,6 +126,10 @@ NULS: list[tuple[str, dict[str, Any], str, bool]] = [
 ]
 
 
+@pytest.mark.promises(
+    "The end of a message",
+    "A NUL in a message is refused with 550, unless BINARYMIME or bare_newline accept allows it.",
+)
 @pytest.mark.parametrize(("verb", "options", "mail", "refused"), NULS)
 @on_both_loops
 async def test_a_nul(verb: str, options: dict[str, Any], mail: str, refused: bool, parts: Parts) -> None:

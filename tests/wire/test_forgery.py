@@ -99,6 +99,10 @@ async def last_answer(client: Client, said: Sequence[str]) -> Any:
 # --- Replies
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize(("made", "said"), ASKED)
 async def test_no_refusal_forges_a_reply(made: Any, said: tuple[str, ...]) -> None:
     async with serving(**made(Reject(554, FORGED))) as served:
@@ -125,6 +129,10 @@ ANSWERS: list[tuple[str, Any, tuple[str, ...], int]] = [
 ]
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize(("hook", "answer", "said", "code"), ANSWERS, ids=range(len(ANSWERS)))
 async def test_no_answer_forges_a_reply(hook: str, answer: Any, said: tuple[str, ...], code: int) -> None:
     async with serving(**{hook: giving(answer)}) as served:
@@ -136,6 +144,10 @@ async def test_no_answer_forges_a_reply(hook: str, answer: Any, said: tuple[str,
         assert await client.say("NOOP") == "250 OK"
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 async def test_no_reply_of_ones_own_forges_another() -> None:
     replies = {"XA": Reply(250, "2.0.0", FORGED), "XB": Reply(550, "5.0.0", FORGED)}
     verbs = [Command(verb, giving(reply)) for verb, reply in replies.items()]
@@ -147,6 +159,10 @@ async def test_no_reply_of_ones_own_forges_another() -> None:
             assert not NOT_IN_A_LINE.search(answer.lines[0])
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("keyword", ["XA\r\n250 forged", "XA\0", "X" * 507, "", "X\u00e4", 5])
 async def test_a_keyword_that_could_forge_a_line_is_left_out(keyword: Any) -> None:
     with recorded(logging.ERROR) as records:
@@ -158,6 +174,10 @@ async def test_a_keyword_that_could_forge_a_line_is_left_out(keyword: Any) -> No
     assert "EHLO keyword" in records[0].getMessage()
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("option", ["banner", "helo_response", "auth_required_message"])
 def test_no_option_forges_a_reply(option: str) -> None:
     options: dict[str, Any] = {option: FORGED}
@@ -165,6 +185,7 @@ def test_no_option_forges_a_reply(option: str) -> None:
         SMTPServer(**options)
 
 
+@pytest.mark.promises("Replies and logs", "A reply line has at most 512 octets; longer text becomes several lines.")
 @pytest.mark.parametrize("option", ["banner", "helo_response", "auth_required_message"])
 @pytest.mark.parametrize("text", ["long " * 300, "x" * 1500], ids=["words", "one word"])
 async def test_a_long_option_fits_the_lines_of_a_reply(option: str, text: str) -> None:
@@ -176,6 +197,10 @@ async def test_a_long_option_fits_the_lines_of_a_reply(option: str, text: str) -
     assert (greeting.code, hello.code, needed.code) == (220, 250, 530)
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("name", ["evil\r\n250 forged", "a" * 600, "a\0b", "\x1b[2J", "<b>x</b>", "\u00e4.example", ""])
 async def test_no_name_of_dns_forges_a_reply(name: str) -> None:
     class Names:
@@ -189,6 +214,10 @@ async def test_no_name_of_dns_forges_a_reply(name: str) -> None:
         assert served.server.connections[0].client_hostname == "[127.0.0.1]"
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("method", ["XOAUTH2", "OAUTHBEARER"])
 async def test_no_data_of_a_failed_token_forges_a_reply(method: str) -> None:
     told = {"status": FORGED, "more": [FORGED, Session]}
@@ -207,6 +236,7 @@ async def test_no_data_of_a_failed_token_forges_a_reply(method: str) -> None:
 # --- Exceptions
 
 
+@pytest.mark.promises("Replies and logs", "The text of an exception never reaches the client.")
 @pytest.mark.parametrize(("made", "said"), ASKED)
 @pytest.mark.parametrize("kind", [LookupError, UnicodeDecodeError, BaseException, InvalidCredential])
 async def test_no_text_of_an_exception_reaches_the_client(made: Any, said: tuple[str, ...], kind: Any) -> None:
@@ -222,6 +252,7 @@ async def test_no_text_of_an_exception_reaches_the_client(made: Any, said: tuple
     assert seen == ([] if malformed else [error])
 
 
+@pytest.mark.promises("Replies and logs", "The text of an exception never reaches the client.")
 @pytest.mark.parametrize("hook", ["on_connect", "on_secure"])
 @on_both_loops
 async def test_no_text_of_an_exception_at_the_door_reaches_the_client(hook: str) -> None:
@@ -231,6 +262,7 @@ async def test_no_text_of_an_exception_at_the_door_reaches_the_client(hook: str)
         await client.eof()
 
 
+@pytest.mark.promises("Replies and logs", "The text of an exception never reaches the client.")
 @pytest.mark.parametrize("hook", ["on_reset", "on_close", "on_error"])
 async def test_no_text_of_an_exception_without_a_reply_reaches_the_client(hook: str) -> None:
     broken = {hook: giving(LookupError(SECRET)), "on_mail_from": giving(LookupError(SECRET))}
@@ -250,6 +282,7 @@ def first_lines(records: list[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records if record.name.startswith("pillarbox")]
 
 
+@pytest.mark.promises("Replies and logs", "No text of a client or a handler breaks out of its line of a log.")
 @pytest.mark.parametrize(("made", "said"), ASKED)
 async def test_no_refusal_forges_a_line_of_a_log(made: Any, said: tuple[str, ...]) -> None:
     with recorded(logging.DEBUG) as records:
@@ -259,6 +292,7 @@ async def test_no_refusal_forges_a_line_of_a_log(made: Any, said: tuple[str, ...
     assert [line for line in first_lines(records) if NOT_IN_A_LINE.search(line)] == []
 
 
+@pytest.mark.promises("Replies and logs", "No text of a client or a handler breaks out of its line of a log.")
 async def test_no_answer_forges_a_line_of_a_log(capsys: pytest.CaptureFixture[str]) -> None:
     def on_auth(auth: AuthRequest, session: Session) -> str:
         return FORGED  # of a token that names nobody: it is the name that is logged

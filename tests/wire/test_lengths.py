@@ -23,6 +23,7 @@ def token(room: int) -> bytes:
     return b64("\0ann\0" + "s" * (room // 4 * 3 - len("\0ann\0"))).encode()
 
 
+@pytest.mark.promises("Commands", "A line that is longer than its limit is refused, to the octet.")
 @pytest.mark.parametrize("kind", ["plain", "implicit"])
 @pytest.mark.parametrize("limit", [512, 4096])
 @on_both_loops
@@ -40,6 +41,7 @@ async def test_a_command(limit: int, kind: str, parts: Parts) -> None:
         await client.eof()
 
 
+@pytest.mark.promises("Commands", "A line that is longer than its limit is refused, to the octet.")
 @pytest.mark.parametrize("kind", ["plain", "implicit"])
 @pytest.mark.parametrize("limit", [512, 4096])
 @on_both_loops
@@ -65,6 +67,9 @@ async def test_a_line_of_auth(limit: int, kind: str, parts: Parts) -> None:
                         await asyncio.sleep(0)
 
 
+@pytest.mark.promises(
+    "Commands", "Of a line without an end no more is kept than its limit and one read of the socket; then 421."
+)
 @pytest.mark.parametrize("start", [b"NOOP ", b"AUTH PLAIN ", b"MAIL FROM:<", b"BDAT ", b"\xff", b"\r", b""])
 @pytest.mark.parametrize("kind", ["plain", "implicit"])
 @on_both_loops
@@ -79,6 +84,7 @@ async def test_a_line_without_an_end(kind: str, start: bytes) -> None:
         client.writer.transport.abort()
 
 
+@pytest.mark.promises("The end of a message", "Lines of a message may have any length.")
 @pytest.mark.parametrize("kind", ["plain", "implicit"])
 @on_both_loops
 async def test_lines_of_any_length_in_data(kind: str) -> None:

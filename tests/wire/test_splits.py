@@ -170,6 +170,28 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.promises(
+    "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
+)
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "However commands and chunks are cut into packets, replies and message are the same."
+)
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The size of a chunk is decimal digits; what is anything else ends the connection."
+)
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "What is too large is consumed and answered with 552, and so is what follows until RSET.",
+)
+@pytest.mark.promises("Messages in chunks (BDAT)", "DATA and BDAT do not mix in one message.")
+@pytest.mark.promises("Commands", "However commands are cut into packets, the replies are the same.")
+@pytest.mark.promises("Commands", "Control characters, NUL and malformed UTF-8 in a command are refused.")
+@pytest.mark.promises("Commands", "xtext is strict, and no CR, LF or NUL comes out of it.")
+@pytest.mark.promises("Commands", "An HTTP request ends the connection with 421.")
 @pytest.mark.parametrize("kind", ["plain", "implicit"])
 @pytest.mark.parametrize("name", DIALOGUES)
 @on_both_loops

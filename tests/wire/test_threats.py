@@ -9,6 +9,7 @@ import logging
 import shutil
 import ssl
 import struct
+import sys
 from base64 import b64decode
 from collections.abc import Sequence
 from ipaddress import ip_address
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from pillarbox import AuthRequest, MessageStream, Reject, ScramKeys, Session
+from pillarbox import AuthRequest, HandshakeFailed, MessageStream, Reject, ScramKeys, Session
 from scram_client import ScramClient
 from splits import KINDS, Parts, every_way, secured, under
 from support import (
@@ -46,6 +47,9 @@ async def in_parts(client: Client, octets: bytes, *cuts: int) -> None:
 # --- STARTTLS
 
 
+@pytest.mark.promises(
+    "TLS", "What stands behind STARTTLS, be it part of a line, is never run under TLS: 554, and the connection ends."
+)
 @pytest.mark.parametrize("forbid", [True, False])
 @pytest.mark.parametrize(
     "behind", [b"N", b"NOOP\r\n", b"MAIL FROM:<evil@example.com>\r\nRCPT TO:<x@", b"\x16\x03\x01", b"\n"]
@@ -59,6 +63,9 @@ async def test_bytes_behind_starttls_are_never_executed(behind: bytes, forbid: b
         await client.eof()
 
 
+@pytest.mark.promises(
+    "TLS", "What stands behind STARTTLS, be it part of a line, is never run under TLS: 554, and the connection ends."
+)
 @on_both_loops
 async def test_a_client_hello_in_the_same_segment_is_refused_too() -> None:
     async with serving() as served:
@@ -68,6 +75,9 @@ async def test_a_client_hello_in_the_same_segment_is_refused_too() -> None:
         await client.eof()
 
 
+@pytest.mark.promises(
+    "TLS", "Nothing said before the handshake counts after it: hello, envelope, login, XCLIENT, XFORWARD."
+)
 @on_both_loops
 async def test_nothing_of_the_plaintext_session_survives_starttls() -> None:
     async with serving(
@@ -101,6 +111,9 @@ async def test_nothing_of_the_plaintext_session_survives_starttls() -> None:
         assert await client.say("RCPT TO:<a@example.com>") == "503 Error: need MAIL command"
 
 
+@pytest.mark.promises(
+    "TLS", "The handshake has a deadline of its own, which a client that sends in drops does not move."
+)
 @on_both_loops
 async def test_the_handshake_has_a_deadline_that_dripping_does_not_move() -> None:
     hello = Handshake(careless()).hello()
@@ -117,6 +130,7 @@ async def test_the_handshake_has_a_deadline_that_dripping_does_not_move() -> Non
         await asyncio.wait_for(ended, 2)
 
 
+@pytest.mark.promises("TLS", "What is no handshake ends the connection, and nothing of it is run.")
 @pytest.mark.parametrize("secure", [False, True])
 @on_both_loops
 async def test_garbage_for_a_client_hello_ends_the_connection(secure: bool) -> None:
@@ -130,6 +144,39 @@ async def test_garbage_for_a_client_hello_ends_the_connection(secure: bool) -> N
         assert b"Accepted" not in rest
 
 
+@pytest.mark.promises("TLS", "A server name that is none chooses no certificate and reaches no callback.")
+@pytest.mark.parametrize("kind", ["starttls", "implicit"])
+@on_both_loops
+async def test_a_server_name_outside_ascii_ends_the_handshake(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What docs/security.md says of it: CPython tells ``sys.unraisablehook`` and no log."""
+    asked: list[str] = []
+    errors: list[Exception] = []
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: unraisable.append((found.exc_type, found.object)))
+    told = asyncio.Event()
+
+    def on_error(error: Exception, session: Session) -> None:
+        errors.append(error)
+        told.set()
+
+    name = b"\xffa\r\n: b.example"
+    placeholder = b"q" * len(name)
+    async with serving(sni_callback=asked.append, on_error=on_error, **secured(kind)) as served:
+        client = await (served.hello() if kind == "starttls" else served.connect())
+        if kind == "starttls":
+            assert (await client.command("STARTTLS")).code == 220
+        hello = Handshake(careless(), placeholder.decode()).hello()
+        assert placeholder in hello
+        await client.send(hello.replace(placeholder, name))
+        assert b"220 " not in await client.rest()
+        await asyncio.wait_for(told.wait(), TIMEOUT)
+        await under(kind, served)  # and others are served
+    assert [type(error) for error in errors] == [HandshakeFailed]
+    assert unraisable == [(UnicodeDecodeError, name)]
+    assert asked == ["localhost"]
+
+
+@pytest.mark.promises("TLS", "By default TLS 1.2 is the oldest version; there is no compression and no renegotiation.")
 async def test_what_every_context_forbids() -> None:
     hosts = {"a.example.net": pem("a.example.net")}
     async with serving(sni_options=hosts, **pem()) as served:
@@ -141,6 +188,7 @@ async def test_what_every_context_forbids() -> None:
                 assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
+@pytest.mark.promises("TLS", "By default TLS 1.2 is the oldest version; there is no compression and no renegotiation.")
 @pytest.mark.parametrize("kind", ["starttls", "implicit"])
 async def test_nothing_is_compressed(kind: str) -> None:
     context = careless()
@@ -152,6 +200,7 @@ async def test_nothing_is_compressed(kind: str) -> None:
         assert client.writer.get_extra_info("compression") is None
 
 
+@pytest.mark.promises("TLS", "STARTTLS does not reset the limits of a connection.")
 async def test_the_limits_of_a_connection_count_on_under_tls() -> None:
     """They are no knowledge that the client gave, and STARTTLS must not be the way around them."""
     async with serving(max_messages=2) as served:
@@ -163,6 +212,13 @@ async def test_the_limits_of_a_connection_count_on_under_tls() -> None:
         assert (await client.command("MAIL FROM:<a@example.com>")).code == 421
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
+@pytest.mark.promises(
+    "TLS", "Nothing said before the handshake counts after it: hello, envelope, login, XCLIENT, XFORWARD."
+)
 @pytest.mark.parametrize("lmtp", [False, True])
 async def test_under_tls_a_chunk_waits_for_a_new_hello_too(lmtp: bool) -> None:
     async with serving(lmtp=lmtp) as served:
@@ -174,6 +230,7 @@ async def test_under_tls_a_chunk_waits_for_a_new_hello_too(lmtp: bool) -> None:
         assert await client.hear() == "250 OK"
 
 
+@pytest.mark.promises("TLS", "By default TLS 1.2 is the oldest version; there is no compression and no renegotiation.")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="the program openssl is not installed here")
 @pytest.mark.parametrize("kind", ["starttls", "implicit"])
 @on_both_loops
@@ -200,6 +257,7 @@ async def test_no_renegotiation(kind: str) -> None:
 # --- Commands
 
 
+@pytest.mark.promises("Commands", "Keywords are ASCII: no other letter of Unicode passes for one of theirs.")
 @pytest.mark.parametrize(
     "line",
     ["\u017fTARTTLS", "MA\u0131L FROM:<a@example.com>", "NOOP\u2028", "\u212aICK", "\uff4e\uff4f\uff4f\uff50"],
@@ -210,6 +268,7 @@ async def test_keywords_are_ascii(line: str) -> None:
         assert await client.say(line) == "500 Error: command not recognized"
 
 
+@pytest.mark.promises("Commands", "Keywords are ASCII: no other letter of Unicode passes for one of theirs.")
 @pytest.mark.parametrize(
     "parameter", ["\u017fIZE=5", "BODY\u200b=7BIT", "\u0130=1", "SMTPUTF\uff18", "BODY=8B\u0131TMIME"]
 )
@@ -219,6 +278,7 @@ async def test_parameters_are_ascii(parameter: str) -> None:
         assert (await client.command(f"MAIL FROM:<a@example.com> {parameter}")).code == 501
 
 
+@pytest.mark.promises("Commands", "Keywords are ASCII: no other letter of Unicode passes for one of theirs.")
 @pytest.mark.parametrize("mechanism", ["PLA\u0131N", "\u212aRB", "LOGIN\u200b", "L\u00f6GIN"])
 async def test_mechanisms_are_ascii(mechanism: str) -> None:
     async with serving(allow_insecure_auth=True) as served:
@@ -226,6 +286,7 @@ async def test_mechanisms_are_ascii(mechanism: str) -> None:
         assert (await client.command(f"AUTH {mechanism}")).code in (501, 504)
 
 
+@pytest.mark.promises("Commands", "Control characters, NUL and malformed UTF-8 in a command are refused.")
 @pytest.mark.parametrize(
     "line",
     [
@@ -259,6 +320,7 @@ async def test_control_characters_in_a_command(line: bytes) -> None:
         await client.eof()
 
 
+@pytest.mark.promises("Commands", "A parameter twice, a flag with a value, a value left out: 501. An unknown one: 555.")
 @pytest.mark.parametrize(
     ("parameters", "code"),
     [
@@ -302,6 +364,7 @@ async def test_parameters_of_mail(parameters: str, code: int) -> None:
     assert records == []
 
 
+@pytest.mark.promises("Commands", "A parameter twice, a flag with a value, a value left out: 501. An unknown one: 555.")
 @pytest.mark.parametrize(
     ("parameters", "code"),
     [
@@ -345,6 +408,9 @@ OUT_OF_TURN = [
 ]
 
 
+@pytest.mark.promises(
+    "Commands", "What waits behind HELO, EHLO, AUTH, STARTTLS or DATA is never run: 554, and the connection ends."
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("command", "before"), OUT_OF_TURN)
 @on_both_loops
@@ -363,12 +429,19 @@ async def test_what_waits_behind_a_command_out_of_turn_is_never_run(command: str
                 await client.close()
 
 
+@pytest.mark.promises(
+    "Commands", "With forbid_unauth_pipelining off, what waits behind a refused DATA still ends the connection."
+)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("refused", [True, False])
 @on_both_loops
 async def test_where_it_is_allowed_bytes_behind_data_are_data_or_close(refused: bool, kind: str) -> None:
     inbox = Inbox()
-    options = {"on_data": inbox, "forbid_unauth_pipelining": False, "on_rcpt_to": says(Reject(550) if refused else None)}
+    options = {
+        "on_data": inbox,
+        "forbid_unauth_pipelining": False,
+        "on_rcpt_to": says(Reject(550) if refused else None),
+    }
     async with serving(**options, **secured(kind)) as served:
         client = await under(kind, served)
         await client.send(b"MAIL FROM:<a@example.com>\r\nRCPT TO:<b@example.com>\r\nDATA\r\nNOOP\r\n.\r\nRSET\r\n")
@@ -380,6 +453,7 @@ async def test_where_it_is_allowed_bytes_behind_data_are_data_or_close(refused: 
             assert inbox[0].content == b"NOOP\r\n"
 
 
+@pytest.mark.promises("Commands", "An HTTP request ends the connection with 421.")
 @pytest.mark.parametrize(
     "line", ["GET / HTTP/1.1", "POST /x HTTP/1.0", "CONNECT example.com:25 HTTP/1.1", "get / http/1.1"]
 )
@@ -456,6 +530,10 @@ def says(answer: object) -> Any:
     return hook
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize(
     ("hook", "command"),
     [
@@ -484,6 +562,10 @@ def check_clean(line: str) -> None:
     assert not set(line) & set("\r\n\0\x1b\x85\u2028")
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("lmtp", [False, True])
 async def test_no_text_of_on_data_forges_a_reply(lmtp: bool) -> None:
     answer: Any = [FORGED, Reject(450, FORGED)] if lmtp else FORGED
@@ -502,6 +584,10 @@ async def test_no_text_of_on_data_forges_a_reply(lmtp: bool) -> None:
         assert await client.say("NOOP") == "250 OK"
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
+)
 @pytest.mark.parametrize("hook", ["on_connect", "on_secure"])
 async def test_no_refusal_at_the_door_forges_a_reply(hook: str) -> None:
     async with serving(**{hook: says(Reject(554, FORGED))}, secure=True) as served:
@@ -512,6 +598,7 @@ async def test_no_refusal_at_the_door_forges_a_reply(hook: str) -> None:
         await client.eof()
 
 
+@pytest.mark.promises("Replies and logs", "A reply line has at most 512 octets; longer text becomes several lines.")
 @pytest.mark.parametrize(
     "text", ["word " * 500, "x" * 2000, "\u00e4\u20ac\U0001f600" * 300, "x " + "y" * 511 + " z", ""], ids=len
 )
@@ -546,6 +633,7 @@ async def test_without_smtputf8_a_reply_is_ascii() -> None:
         assert (await client.data(b"hello\r\n")).lines[0].isascii()
 
 
+@pytest.mark.promises("Replies and logs", "A reply line has at most 512 octets; longer text becomes several lines.")
 async def test_a_long_host_name_does_not_break_the_hello() -> None:
     class Names:
         async def reverse(self, ip: str) -> Sequence[str]:
@@ -559,6 +647,7 @@ async def test_a_long_host_name_does_not_break_the_hello() -> None:
         assert (await client.command("HELO x")).code == 250
 
 
+@pytest.mark.promises("Replies and logs", "No text of a client or a handler breaks out of its line of a log.")
 async def test_no_client_forges_a_line_of_the_log() -> None:
     with recorded(logging.DEBUG) as records:
         async with serving(
@@ -641,6 +730,9 @@ def breaks(auth: AuthRequest, session: Session) -> bool:
     raise LookupError(f"the table of {auth!r} is gone")
 
 
+@pytest.mark.promises(
+    "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+)
 @pytest.mark.parametrize(
     "options",
     [
@@ -696,6 +788,9 @@ def shown(record: logging.LogRecord) -> str:
     return logging.Formatter().format(record) + repr(record.__dict__)
 
 
+@pytest.mark.promises(
+    "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+)
 @pytest.mark.parametrize("forbid", [True, False])
 async def test_no_pipelined_credential_reaches_a_log(forbid: bool) -> None:
     with recorded(logging.DEBUG) as records:
@@ -713,6 +808,7 @@ async def test_no_pipelined_credential_reaches_a_log(forbid: bool) -> None:
 ANN = ScramKeys.from_password(SECRET, iterations=4096)
 
 
+@pytest.mark.promises("Logins", "Passwords, digests and proofs are compared in constant time.")
 @pytest.mark.parametrize("guess", [SECRET, "wrong", "", "S"])
 @pytest.mark.parametrize("method", ["PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256"])
 async def test_passwords_are_compared_in_constant_time(
@@ -758,6 +854,9 @@ async def log_in(client: Client, method: str, password: str) -> int:
     return (await client.command("")).code
 
 
+@pytest.mark.promises(
+    "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+)
 def test_no_repr_shows_a_credential() -> None:
     request = AuthRequest("PLAIN", "ann", password=SECRET, access_token=SECRET)
     assert SECRET not in f"{request!r} {request}"
@@ -793,6 +892,7 @@ HEADERS = [
 ]
 
 
+@pytest.mark.promises("Proxies", "However a PROXY header is cut into packets, it means the same.")
 @pytest.mark.parametrize(("header", "peer"), HEADERS, ids=range(len(HEADERS)))
 @on_both_loops
 async def test_a_proxy_header_at_every_split(header: bytes, peer: tuple[str, int] | None, parts: Parts) -> None:
@@ -840,6 +940,9 @@ BAD_HEADERS = [
 ]
 
 
+@pytest.mark.promises(
+    "Proxies", "A PROXY header has limits of length and time, and a malformed one ends the connection."
+)
 @pytest.mark.parametrize("header", BAD_HEADERS, ids=range(len(BAD_HEADERS)))
 @on_both_loops
 async def test_a_bad_proxy_header(header: bytes, parts: Parts) -> None:
@@ -867,6 +970,9 @@ async def test_a_client_that_sends_no_header_and_leaves_reaches_no_hook() -> Non
     assert called == []
 
 
+@pytest.mark.promises(
+    "Proxies", "A second PROXY header is not read, and what follows the first one before the greeting is refused."
+)
 async def test_a_second_proxy_header_is_not_read() -> None:
     second = V1.replace(b"192.0.2.7", b"203.0.113.9")
     async with serving(use_proxy=True) as served:
@@ -878,6 +984,9 @@ async def test_a_second_proxy_header_is_not_read() -> None:
         assert served.server.connections[0].remote_address == "192.0.2.7"
 
 
+@pytest.mark.promises(
+    "Proxies", "A second PROXY header is not read, and what follows the first one before the greeting is refused."
+)
 async def test_input_behind_the_proxy_header_talks_too_soon() -> None:
     for behind in (V1.replace(b"192.0.2.7", b"203.0.113.9"), b"EHLO client.example\r\n"):
         async with serving(use_proxy=True, name="mx.example.net") as served:
@@ -890,9 +999,9 @@ async def test_input_behind_the_proxy_header_talks_too_soon() -> None:
 class Handshake:
     """A TLS client whose octets the test sends itself."""
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, context: ssl.SSLContext, name: str = "localhost") -> None:
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname="localhost")
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name)
 
     def hello(self) -> bytes:
         """Return the ClientHello."""
@@ -976,6 +1085,8 @@ BAD_ATTRIBUTES = [
 ]
 
 
+@pytest.mark.promises("Commands", "xtext is strict, and no CR, LF or NUL comes out of it.")
+@pytest.mark.promises("Proxies", "XCLIENT or XFORWARD that is refused changes nothing.")
 @pytest.mark.parametrize("verb", ["XCLIENT", "XFORWARD"])
 @pytest.mark.parametrize("bad", BAD_ATTRIBUTES)
 async def test_a_bad_attribute_changes_nothing(verb: str, bad: str) -> None:
@@ -1058,6 +1169,9 @@ async def test_xclient_under_tls_keeps_tls() -> None:
         assert "AUTH" in offered
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT and XFORWARD are announced to listed addresses, and refused with 550 to all others."
+)
 async def test_trust_follows_the_address_of_the_proxy_header() -> None:
     for trusted, code in ((["127.0.0.1"], 550), (["192.0.2.7"], 220)):
         async with serving(use_proxy=["127.0.0.1"], use_xclient=trusted) as served:
@@ -1083,6 +1197,7 @@ async def sent_until_it_stalls(client: Client, octets: bytes) -> int:
     return sent
 
 
+@pytest.mark.promises("Memory", "A client that reads no replies is paused, and then the connection ends.")
 @on_both_loops
 async def test_a_client_that_never_reads_is_paused_and_then_closed() -> None:
     closed = asyncio.Event()
@@ -1095,6 +1210,7 @@ async def test_a_client_that_never_reads_is_paused_and_then_closed() -> None:
         client.writer.transport.abort()
 
 
+@pytest.mark.promises("Memory", "A client that sends faster than it is served, or than its message is read, is paused.")
 async def test_a_client_that_pipelines_faster_than_it_is_served_is_paused() -> None:
     go = asyncio.Event()
 
@@ -1112,6 +1228,7 @@ async def test_a_client_that_pipelines_faster_than_it_is_served_is_paused() -> N
 # --- Nothing lost
 
 
+@pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
 async def test_a_message_that_never_ended_reaches_nobody() -> None:
     finished: list[bytes] = []
 
