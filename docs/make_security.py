@@ -60,7 +60,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     ),
     "Replies and logs": (
         "No text of a handler, an option or DNS breaks out of its reply or puts control characters into it.",
-        "A reply line has at most 512 octets; longer text becomes several lines.",
+        "A reply line has at most 512 octets (but for challenges of AUTH); longer text becomes several lines.",
         "No text of a client or a handler breaks out of its line of a log.",
         "The text of an exception never reaches the client.",
         "Passwords and tokens, and what they could be guessed from, reach no log at any level.",

@@ -37,7 +37,10 @@ async def test_a_keyword_is_announced() -> None:
     assert "XCOUNTRY DE AT" in await announced(extensions=[Extension("XCOUNTRY DE AT")])
 
 
-@pytest.mark.promises("Replies and logs", "A reply line has at most 512 octets; longer text becomes several lines.")
+@pytest.mark.promises(
+    "Replies and logs",
+    "A reply line has at most 512 octets (but for challenges of AUTH); longer text becomes several lines.",
+)
 async def test_a_keyword_fills_a_line() -> None:
     keyword = "X" * (512 - len("250-\r\n"))
     assert keyword in await announced(extensions=[Extension(keyword)])

@@ -185,7 +185,10 @@ def test_no_option_forges_a_reply(option: str) -> None:
         SMTPServer(**options)
 
 
-@pytest.mark.promises("Replies and logs", "A reply line has at most 512 octets; longer text becomes several lines.")
+@pytest.mark.promises(
+    "Replies and logs",
+    "A reply line has at most 512 octets (but for challenges of AUTH); longer text becomes several lines.",
+)
 @pytest.mark.parametrize("option", ["banner", "helo_response", "auth_required_message"])
 @pytest.mark.parametrize("text", ["long " * 300, "x" * 1500], ids=["words", "one word"])
 async def test_a_long_option_fits_the_lines_of_a_reply(option: str, text: str) -> None:
