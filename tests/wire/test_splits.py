@@ -107,6 +107,10 @@ DIALOGUES: dict[str, tuple[Flights, list[bytes]]] = {
         ],
         [],
     ),
+    "XCLIENT for one who is listed": (
+        [(lines("XCLIENT ADDR=127.0.0.1"), "220"), (lines("XCLIENT ADDR=192.0.2.8", "XFORWARD NAME=x"), "550 550")],
+        [],
+    ),
     "HTTP": ([(b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n", "421 X")], []),
     "QUIT": ([(b"MAIL FROM:<>\r\nQUIT\r\nRSET\r\n", "250 221 X")], []),
     "chunks": (
@@ -170,6 +174,9 @@ OPTIONS: dict[str, Any] = {
 }
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT and XFORWARD are announced to listed addresses, and refused with 550 to all others."
+)
 @pytest.mark.promises(
     "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
 )
