@@ -30,6 +30,7 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_speed.py
 	$(BIN)/python docs/make_soak.py
 	$(BIN)/python docs/make_differences.py
+	$(BIN)/python docs/make_security.py
 
 peers: $(VENV)/ready tests/interop/node_modules
 	$(BIN)/python -m pytest tests/interop $(PYTEST_ARGS) --junitxml=build/peers.xml

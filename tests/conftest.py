@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from program import Program, Start
+from splits import Parts
 
 
 @pytest.fixture
@@ -24,3 +25,9 @@ def start(tmp_path: Path) -> Iterator[Start]:
             return program
 
         yield started
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> Parts:
+    """Give what sends octets in parts that the server reads one by one."""
+    return Parts(monkeypatch)

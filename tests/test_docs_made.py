@@ -69,6 +69,15 @@ def test_the_page_of_differences_is_that_of_the_table(monkeypatch: pytest.Monkey
     assert make_differences.main([]) is make_differences.main(["--check"]) is None
 
 
+def test_every_promise_has_a_test_and_every_mark_names_a_promise() -> None:
+    assert maker("make_security").problems() == []
+
+
+def test_the_page_of_security_is_that_of_the_marks() -> None:
+    page = (DOCS / "security.md").read_text(encoding="utf-8")
+    assert page == maker("make_security").page(), 'docs/security.md is not what the tests\' marks say: run "make docs"'
+
+
 # --- The page of peers: made from a run, so that only what the tests name can be held against it
 
 

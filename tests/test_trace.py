@@ -206,6 +206,7 @@ def session_from(sender: Address | None) -> Session:
     return s
 
 
+@pytest.mark.promises("Storage", "No text of a client breaks out of a header field that the program adds.")
 @given(
     claimed=st.text(max_size=300),
     name=st.text(max_size=300),

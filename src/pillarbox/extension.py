@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 # RFC 5321 4.1.1.1: "ehlo-line = ehlo-keyword *( SP ehlo-param )", all of it printable ASCII.
 _LINE = re.compile(r"[!-~]+(?: [!-~]+)*")
+# What RFC 5321 4.5.3.1.5 leaves of a reply line.
+_LONGEST_LINE = 512 - len("250-\r\n")
 
 
 class Phase(IntFlag):
@@ -160,6 +162,8 @@ def check_keyword(line: str) -> str:
     if not isinstance(line, str):
         raise ConfigurationError(f"an EHLO keyword must be a string, not {type(line).__name__}")
     _check(_LINE, line, "EHLO keyword")
+    if len(line) > _LONGEST_LINE:
+        raise ConfigurationError(f"EHLO keyword {line[:20]}… is longer than {_LONGEST_LINE} characters")
     return line
 
 

@@ -182,6 +182,7 @@ class TestDelivery:
         client.close()
         assert stored(tmp_path / "Maildir") == []
 
+    @pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
     def test_a_client_that_vanishes_leaves_nothing(self, start: Start, tmp_path: Path) -> None:
         program = start("--listen", "127.0.0.1:0", "--log-level", "debug")
         client = conversation(program.port(), *ENVELOPE)
@@ -192,6 +193,9 @@ class TestDelivery:
 
 
 class TestKilled:
+    @pytest.mark.promises(
+        "Nothing is lost", "kill -9 at any moment loses no message that got 250, and leaves no torn one."
+    )
     def test_nothing_acknowledged_is_lost_and_nothing_is_torn(self, start: Start, tmp_path: Path) -> None:
         program = start("--listen", "127.0.0.1:0")
         port = program.port()
@@ -237,6 +241,7 @@ class TestSignals:
         assert program.end(number) == 0
         assert not [line for line in program.lines if "Traceback" in line or "rror" in line]
 
+    @pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
     def test_a_running_transaction_finishes(self, start: Start, tmp_path: Path) -> None:
         program = start("--listen", "127.0.0.1:0")
         port = program.port()

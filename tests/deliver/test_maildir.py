@@ -15,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from pillarbox.deliver import maildir
+from pillarbox import MessageStream
+from pillarbox.deliver import deliver, maildir
 from pillarbox.deliver.maildir import BUFFER, STALE, Maildir, MaildirDelivery
 from pillarbox.errors import ConfigurationError, Reject
 from pillarbox.session import Session
+from support import serving
 
 FOLDERS = ("cur", "new", "tmp")
 
@@ -133,6 +135,23 @@ class TestNames:
         assert before <= int(match[1]) <= time.time()
         assert int(match[3]) == os.getpid()
 
+    @pytest.mark.promises("Storage", "No file name is made of what a client says.")
+    async def test_nothing_that_a_client_says_stands_in_it(self, box: Maildir) -> None:
+        async def on_data(stream: MessageStream, session: Session) -> str:
+            return " ".join(await deliver([box], session, stream))
+
+        quoted = '"../../evil;$(touch x)|*"@example.com'
+        async with serving(on_data=on_data, use_xclient=["127.0.0.1"]) as served:
+            client = await served.client()
+            assert (await client.command("XCLIENT NAME=..evil LOGIN=../../evil")).code == 501
+            await client.ehlo("../../evil")
+            await client.envelope(quoted, quoted)
+            head = b"Message-ID: <../../evil>\r\nSubject: ../../evil\r\nX-UIDL: ../evil\r\n\r\n../../evil\r\n"
+            assert (await client.data(head + b".." + b"../../evil\r\n")).code == 250
+        (stored,) = [path for path in box.path.rglob("*") if path.is_file()]
+        assert stored.parent == box.new
+        assert re.fullmatch(r"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+\." + re.escape(socket.gethostname()), stored.name)
+
     async def test_unique_even_in_the_same_microsecond(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
         deliveries = [await opened(box, b"%d" % number) for number in range(50)]
@@ -190,6 +209,9 @@ class TestDelivery:
         await delivery.commit()
         assert files(box) == holds(b"0123456789abcd\n" * 4096 * 160)
 
+    @pytest.mark.promises(
+        "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."
+    )
     async def test_file_and_folder_reach_the_disk_in_order(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         events: list[str] = []
         fsync, rename = os.fsync, Path.rename
@@ -228,6 +250,9 @@ class TestDelivery:
 
 
 class TestFailure:
+    @pytest.mark.promises(
+        "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+    )
     @pytest.mark.parametrize(
         ("number", "code", "enhanced"),
         [
@@ -269,6 +294,9 @@ class TestFailure:
         assert box.url in record.getMessage()
         assert files(box) == holds()
 
+    @pytest.mark.promises(
+        "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."
+    )
     async def test_folder_entry_that_is_not_durable_is_no_delivery(
         self, box: Maildir, monkeypatch: pytest.MonkeyPatch
     ) -> None:

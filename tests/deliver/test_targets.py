@@ -103,6 +103,9 @@ class TestSeveral:
         target: Target = Recorder("a", [])
         assert target.url
 
+    @pytest.mark.promises(
+        "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."
+    )
     async def test_all_get_the_message_then_all_commit(self) -> None:
         events: list[str] = []
         targets = [Recorder("a", events), Recorder("b", events)]
@@ -140,6 +143,9 @@ class TestSeveral:
             await deliver(targets, Session(), blocks(error=ConnectionError()))
         assert events[-2:] == ["b abort", "a abort"]
 
+    @pytest.mark.promises(
+        "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+    )
     @pytest.mark.parametrize("step", ["open", "write", "commit"])
     async def test_a_target_that_hangs_is_451(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, step: str
@@ -159,6 +165,9 @@ class TestSeveral:
         assert events[-1] == "a abort"
         assert "did not answer" in caplog.text
 
+    @pytest.mark.promises(
+        "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+    )
     async def test_a_disk_that_hangs_is_451_and_leaves_nothing_when_it_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

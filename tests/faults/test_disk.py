@@ -54,6 +54,9 @@ def files(place: Path) -> list[str]:
     return sorted(path.parent.name for path in place.rglob("*") if path.is_file())
 
 
+@pytest.mark.promises(
+    "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+)
 def test_a_full_disk(start: Start, disk: Path) -> None:
     program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
     port = program.port()
@@ -74,6 +77,9 @@ def test_a_full_disk(start: Start, disk: Path) -> None:
     assert files(disk) == ["new", "new"]
 
 
+@pytest.mark.promises(
+    "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+)
 def test_a_disk_that_becomes_read_only(start: Start, disk: Path) -> None:
     program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
     port = program.port()

@@ -80,6 +80,7 @@ def port(server: Server, form: str) -> int:
     return server.tls_port if form == IMPLICIT else server.port
 
 
+@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
 @pytest.mark.parametrize("form", FORMS)
 def test_sslscan_finds_nothing_weak(server: Server, form: str, case: Case, tmp_path: Path) -> None:
     scan = program("sslscan", "sslscan")
@@ -101,6 +102,7 @@ def test_sslscan_finds_nothing_weak(server: Server, form: str, case: Case, tmp_p
     assert {subject.text for subject in report.iter("subject")} == {case.name}
 
 
+@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
 # It shows no certificate of its own (3.2 is the first version that can): where one is required sslscan has to do.
 @pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a minute for each: only with LONG_TESTS=1")
 @pytest.mark.timeout(600)

@@ -324,6 +324,7 @@ def test_a_host_that_stands_there_twice(pair: Pair) -> None:
 # --- Versions and ciphers
 
 
+@pytest.mark.promises("TLS", "By default TLS 1.2 is the oldest version; there is no compression and no renegotiation.")
 def test_what_every_context_refuses(pair: Pair) -> None:
     context = TLSContexts(Options(key=pair.key, cert=pair.cert)).context
     wanted = ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_COMPRESSION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -474,6 +475,7 @@ def test_a_certificate_for_each_name(
     assert tls_info(ends.server).servername == recorded
 
 
+@pytest.mark.promises("TLS", "A server name that is none chooses no certificate and reaches no callback.")
 @pytest.mark.parametrize("sent", [b"../../x", b"a\r\n b: c", b"..", b"a b.examp"])
 def test_what_is_no_name_is_neither_recorded_nor_asked_about(sent: bytes, pair: Pair) -> None:
     asked: list[str] = []
@@ -516,6 +518,7 @@ def test_only_certificate_and_authorities_change(
         handshake(server, at_most(mine, ssl.TLSVersion.TLSv1_2), "other.example.com")
 
 
+@pytest.mark.promises("TLS", "A certificate that proved a client to one host proves nothing to another.")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 def test_a_session_of_one_host_proves_nothing_to_another(
     version: ssl.TLSVersion, authority: trustme.CA, stranger: trustme.CA, pair: Pair, other: Pair

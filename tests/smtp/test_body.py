@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import combinations, product
 from typing import Literal
 
 import pytest
@@ -43,6 +44,9 @@ BODIES = st.lists(st.sampled_from([b"\r", b"\n", b".", b"a", b"\0", b"\r\n", b"\
 )
 
 
+@pytest.mark.promises(
+    "The end of a message", "CRLF . CRLF ends a message, and nothing else does; the start of the data counts as a CRLF."
+)
 @given(body=BODIES, mode=st.sampled_from(["normalize", "reject", "accept"]), cuts=st.lists(st.integers(0, 60)))
 @example(body=b"", mode="normalize", cuts=[1, 2])
 @example(body=b"..", mode="normalize", cuts=[1])
@@ -68,12 +72,42 @@ def test_only_crlf_dot_crlf_ends_the_data(sequence: bytes, mode: Mode) -> None:
         assert rest == b"QUIT\r\n"
 
 
+@pytest.mark.promises(
+    "The end of a message", "CRLF . CRLF ends a message, and nothing else does; the start of the data counts as a CRLF."
+)
+@pytest.mark.promises(
+    "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
+)
+@pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
+@pytest.mark.parametrize("start", [b"a", b"..\r\na"])
+@pytest.mark.parametrize("sequence", NEVER_AN_END)
+def test_never_an_end_at_every_two_cuts(sequence: bytes, start: bytes, mode: Mode) -> None:
+    octets = start + sequence + b"b\r\n.\r\nQ"
+    wanted = reference(octets, mode)
+    for cuts in combinations(range(1, len(octets)), 2):
+        assert decode(octets, list(cuts), mode) == wanted, cuts
+
+
+@pytest.mark.promises(
+    "The end of a message", "However its octets are cut into packets, it gets the same reply and is stored the same."
+)
+@pytest.mark.parametrize("mode", ["normalize", "reject", "accept"])
+def test_every_short_body_at_every_cut(mode: Mode) -> None:
+    for length in range(7):
+        for body in product(b"\r\n.a", repeat=length):
+            octets = bytes(body) + b"\r\n.\r\n"
+            wanted = reference(octets, mode)
+            for cut in range(len(octets)):
+                assert decode(octets, [cut], mode) == wanted, (octets, cut)
+
+
 @pytest.mark.parametrize("sequence", NEVER_AN_END)
 def test_what_reaches_the_handler_has_cr_and_lf_only_together(sequence: bytes) -> None:
     message, *_ = decode(b"a" + sequence + b"b\r\n.\r\n", [])
     assert re.sub(rb"\r\n", b"", message).translate(None, b"\r\n") == re.sub(rb"\r\n", b"", message)
 
 
+@pytest.mark.promises("The end of a message", "A leading dot is removed behind a real CRLF only.")
 @pytest.mark.parametrize(
     ("octets", "message"),
     [

@@ -60,6 +60,9 @@ async def test_each_chunk_is_answered_and_all_are_one_message() -> None:
     await replay_every_way(text, delivers(b"Subject: x\r\n\r\nHello\r\n"))
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "However commands and chunks are cut into packets, replies and message are the same."
+)
 async def test_a_whole_transaction_may_be_pipelined() -> None:
     text = """
         S: 220
@@ -108,14 +111,36 @@ async def test_a_dot_means_nothing() -> None:
     await replay_every_way(text, delivers(b"..x\r\n.\r\n.y\r\n"))
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The size of a chunk is decimal digits; what is anything else ends the connection."
+)
+@pytest.mark.promises("Commands", "Keywords are ASCII: no other letter of Unicode passes for one of theirs.")
 @pytest.mark.parametrize(
-    "size", ["", "x", "-1", "+1", "0x10", "1_0", "１２", "12 LAST LAST", "12 FIRST", "9" * 21, "5 5"]
+    "size",
+    [
+        "",
+        "x",
+        "-1",
+        "+1",
+        "0x10",
+        "1_0",
+        "\\xef\\xbc\\x91",
+        "12 LAST LAST",
+        "12 FIRST",
+        "12 LA\\xc5\\xbfT",
+        "9" * 21,
+        "5 5",
+    ],
 )
 async def test_a_size_that_is_no_number_closes(size: str) -> None:
-    text = BEGUN + f"c: BDAT {size}\\r\\nRSET\\r\\n\nS: 501\nX".replace("１２", "\\xef\\xbc\\x91")
+    text = BEGUN + f"c: BDAT {size}\\r\\nRSET\\r\\n\nS: 501\nX"
     await replay(text)
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
 async def test_a_chunk_without_recipients_never_becomes_commands() -> None:
     text = """
         S: 220
@@ -131,6 +156,10 @@ async def test_a_chunk_without_recipients_never_becomes_commands() -> None:
     await replay_every_way(text, delivers())
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
 @pytest.mark.parametrize(
     ("before", "refusal"), [("", "503 Error: send HELO/EHLO first"), ("HELO x", "503 Error: need MAIL command")]
 )
@@ -139,6 +168,10 @@ async def test_a_chunk_without_a_transaction_never_becomes_commands(before: str,
     await replay_every_way(f"S: 220\n{hello}c: BDAT 6\\r\\nQUIT\\r\\nNOOP\\r\\n\nS: {refusal}\nS: 250 OK", delivers())
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
 async def test_a_chunk_before_authentication_never_becomes_commands() -> None:
     text = """
         S: 220
@@ -157,6 +190,7 @@ async def test_a_chunk_before_authentication_never_becomes_commands() -> None:
     await replay_every_way(text, delivers(), auth_optional=False)
 
 
+@pytest.mark.promises("Messages in chunks (BDAT)", "DATA and BDAT do not mix in one message.")
 async def test_data_and_chunks_do_not_mix() -> None:
     text = (
         BEGUN
@@ -217,6 +251,9 @@ async def test_a_handler_that_swallows_the_abortion_accepts_nothing() -> None:
     await replay(BEGUN + "c: BDAT 3\\r\\nabc\nS: 250\nC: RSET\nS: 250 Flushed" + CAN_BE_USED, on_data=on_data)
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The end of the connection, or of TLS, inside a chunk delivers nothing."
+)
 async def test_the_end_of_the_connection_inside_a_chunk_delivers_nothing() -> None:
     raised: list[BaseException] = []
 
@@ -269,6 +306,10 @@ async def test_after_a_refusal_a_new_mail_is_enough() -> None:
     await replay_every_way(text, on_data=on_data)
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "What is too large is consumed and answered with 552, and so is what follows until RSET.",
+)
 async def test_too_large_stays_too_large_until_reset() -> None:
     seen: list[type[BaseException]] = []
 
@@ -315,6 +356,9 @@ async def test_what_a_handler_leaves_unread_is_still_answered_chunk_by_chunk() -
     await replay_every_way(text, on_data=on_data)
 
 
+@pytest.mark.promises(
+    "The end of a message", 'With bare_newline "normalize", the default, a handler gets CR and LF only as CRLF.'
+)
 async def test_bare_newlines_and_a_crlf_that_two_chunks_share() -> None:
     text = (
         BEGUN
@@ -329,6 +373,10 @@ async def test_bare_newlines_and_a_crlf_that_two_chunks_share() -> None:
     await replay_every_way(text, delivers(b"a\nb\r\nc\rd"), bare_newline="accept")
 
 
+@pytest.mark.promises(
+    "The end of a message",
+    'With "reject" a message with a bare CR or LF is read to its end and refused; then the connection ends.',
+)
 async def test_a_bare_newline_closes_where_it_is_refused() -> None:
     refusal = "S: 550 Error: bare <CR> or <LF> in the message\nX"
     await replay_every_way(BEGUN + "c: BDAT 4 LAST\\r\\na\\nb\\r\n" + refusal, delivers(), bare_newline="reject")
@@ -362,6 +410,10 @@ async def test_binary_content_needs_bdat_and_the_option() -> None:
     await replay("S: 220\nC: HELO x\nS: 250\n" + mail)
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
 async def test_where_bdat_is_disabled_a_chunk_never_becomes_commands() -> None:
     await replay(
         BEGUN + "c: BDAT 6\\r\\nQUIT\\r\\n\nS: 500 Error: command not recognized\nX", disabled_commands=["BDAT"]

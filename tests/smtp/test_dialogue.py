@@ -95,6 +95,7 @@ DIALOGUES = {
 }
 
 
+@pytest.mark.promises("Commands", "However commands are cut into packets, the replies are the same.")
 @pytest.mark.parametrize("name", [name for name in DIALOGUES if name != "a line too long"])
 async def test_dialogue_at_every_split(name: str) -> None:
     await replay_every_way(DIALOGUES[name])
@@ -127,6 +128,9 @@ async def test_input_out_of_turn_that_is_permitted() -> None:
     await replay(EHLO + "C: STARTTLS\nC: NOOP\nS: 554\nX", forbid_unauth_pipelining=False)
 
 
+@pytest.mark.promises(
+    "TLS", "Nothing said before the handshake counts after it: hello, envelope, login, XCLIENT, XFORWARD."
+)
 async def test_starttls_forgets_everything() -> None:
     def on_auth(auth: Any, session: Any) -> bool:
         return True

@@ -37,6 +37,15 @@ async def test_a_keyword_is_announced() -> None:
     assert "XCOUNTRY DE AT" in await announced(extensions=[Extension("XCOUNTRY DE AT")])
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "A reply line has at most 512 octets (but for challenges of AUTH); longer text becomes several lines.",
+)
+async def test_a_keyword_fills_a_line() -> None:
+    keyword = "X" * (512 - len("250-\r\n"))
+    assert keyword in await announced(extensions=[Extension(keyword)])
+
+
 async def test_a_keyword_may_depend_on_the_session() -> None:
     extension = Extension(lambda session: "XLOCAL" if session.remote_address == "192.0.2.1" else None)
     assert "XLOCAL" in await announced(extensions=[extension])
@@ -50,7 +59,7 @@ async def test_a_keyword_that_fails_costs_only_itself() -> None:
     assert await announced(extensions=[Extension(fail), Extension("XGOOD")]) == (await announced()) | {"XGOOD"}
 
 
-@pytest.mark.parametrize("keyword", ["", " X", "X ", "X\r\nY", "Xé", 5])
+@pytest.mark.parametrize("keyword", ["", " X", "X ", "X\r\nY", "Xé", "X" * 507, 5])
 def test_a_malformed_keyword_is_refused(keyword: Any) -> None:
     with pytest.raises(ConfigurationError, match="EHLO keyword"):
         Extension(keyword)

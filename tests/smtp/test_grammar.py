@@ -641,6 +641,7 @@ def test_decode_xtext(xtext: str, text: str) -> None:
     assert decode_xtext(xtext) == text
 
 
+@pytest.mark.promises("Commands", "xtext is strict, and no CR, LF or NUL comes out of it.")
 @pytest.mark.parametrize(
     ("xtext", "reason"),
     [
@@ -668,6 +669,7 @@ def test_malformed_xtext(xtext: str, reason: str) -> None:
         decode_xtext(xtext)
 
 
+@pytest.mark.promises("Commands", "xtext is strict, and no CR, LF or NUL comes out of it.")
 @pytest.mark.parametrize("character", FORBIDDEN, ids=ascii)
 def test_forbidden_characters_never_come_out_of_xtext(character: str) -> None:
     octets = character.encode("utf-8", "surrogatepass")

@@ -165,6 +165,9 @@ def test_a_bad_header_at_every_length(octets: bytes) -> None:
             refused = True
 
 
+@pytest.mark.promises(
+    "Proxies", "A PROXY header has limits of length and time, and a malformed one ends the connection."
+)
 @pytest.mark.parametrize("octets", [V1[:-2], V1[:-2] + b"\n", V1[:-2] + b"\r", V1[:-2].ljust(106)])
 def test_a_line_ends_with_crlf_within_107_octets(octets: bytes) -> None:
     assert parse(octets) is None
@@ -307,6 +310,7 @@ def outcome(octets: bytes) -> object:
         return BadHeader
 
 
+@pytest.mark.promises("Proxies", "However a PROXY header is cut into packets, it means the same.")
 @given(HEADERS, st.data())
 @example(V1, None)
 @example(FULL, None)

@@ -15,6 +15,10 @@ from pillarbox.smtp import reply as replies
 from pillarbox.smtp.reply import LOCAL_ERROR, TABLE, Reply, encode, from_reject
 
 
+@pytest.mark.promises(
+    "Replies and logs",
+    "A reply line has at most 512 octets (but for challenges of AUTH); longer text becomes several lines.",
+)
 @given(text=st.text(max_size=2000), enhanced=st.sampled_from(["", "5.7.1"]), utf8=st.booleans())
 def test_any_text_makes_well_formed_lines(text: str, enhanced: str, utf8: bool) -> None:
     octets = encode(550, text, enhanced, utf8=utf8)

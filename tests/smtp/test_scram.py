@@ -114,6 +114,7 @@ async def test_the_examples_of_the_rfcs_at_every_split(
 # --- Who it is
 
 
+@pytest.mark.promises("Logins", "SCRAM does not tell an unknown user from a wrong password.")
 async def test_a_wrong_password_an_unknown_user_and_a_refusal_look_the_same() -> None:
     wrong = exchange(ScramClient("user", "pen"), error("invalid-proof"))
     await replay_every_way(hello(*OFFERED) + wrong + QUIT, **OPTIONS)
@@ -292,6 +293,7 @@ async def test_a_name_that_cannot_be_prepared(name: str) -> None:
     await replay(hello(*OFFERED) + text + QUIT, **OPTIONS)
 
 
+@pytest.mark.promises("Logins", "An exchange of SCRAM cannot be said again.")
 async def test_an_old_exchange_cannot_be_said_again(monkeypatch: pytest.MonkeyPatch) -> None:
     client = ScramClient("user", "pencil")
     old = client.final(asked(client))

@@ -77,6 +77,9 @@ def test_what_cannot_be_keys(change: dict[str, Any]) -> None:
             ScramKeys.from_password("pencil", **change)
 
 
+@pytest.mark.promises(
+    "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+)
 def test_keys_stand_in_no_repr() -> None:
     assert repr(ScramKeys.parse(STORED)) == "ScramKeys(hash='sha256', iterations=4096)"
 

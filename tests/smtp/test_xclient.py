@@ -141,6 +141,7 @@ async def refused(command: str) -> tuple[dict[str, Any], dict[str, Any], list[li
     return known[0], known[1], answers, asked
 
 
+@pytest.mark.promises("Proxies", "XCLIENT or XFORWARD that is refused changes nothing.")
 @pytest.mark.parametrize("attributes", REFUSED, ids=range(len(REFUSED)))
 async def test_a_refused_xclient_changes_nothing(attributes: str) -> None:
     for command in (f"XCLIENT {attributes}", f"XCLIENT DESTADDR=198.51.100.1 LOGIN=zoe {attributes}"):
@@ -160,6 +161,7 @@ NAMES = st.sampled_from([*xclient.XCLIENT, *xclient.XFORWARD, "foo"])
 ATTRIBUTES = st.lists(st.tuples(NAMES, VALUES).map("=".join), min_size=1, max_size=4).map(" ".join)
 
 
+@pytest.mark.promises("Proxies", "XCLIENT or XFORWARD that is refused changes nothing.")
 @given(st.sampled_from(["XCLIENT", "XFORWARD"]), ATTRIBUTES)
 def test_whatever_is_refused_changes_nothing(verb: str, attributes: str) -> None:
     before, now, answers, _ = asyncio.run(refused(f"{verb} {attributes}"))
@@ -205,6 +207,9 @@ async def test_the_originals_are_those_of_the_connection() -> None:
     assert (session.remote_port, session.client_hostname) == (4000, "[192.0.2.1]")
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT that is accepted begins again with the greeting, and forgets what was said before."
+)
 async def test_xclient_begins_again_with_the_greeting() -> None:
     text = (
         HI + "C: HELO a\nS: *\nC: XCLIENT HELO=h.example PROTO=ESMTP\nS: 220 mx.test ESMTP\n"
@@ -220,6 +225,9 @@ async def test_xclient_begins_again_with_the_greeting() -> None:
     )
 
 
+@pytest.mark.promises(
+    "TLS", "Nothing said before the handshake counts after it: hello, envelope, login, XCLIENT, XFORWARD."
+)
 async def test_starttls_undoes_both() -> None:
     session = await after(
         "XFORWARD NAME=f.example -> 250",
@@ -256,6 +264,7 @@ async def test_xforward(attribute: str, kept: dict[str, str]) -> None:
     assert (await after(f"XFORWARD {attribute} -> 250 OK")).x_forward == kept
 
 
+@pytest.mark.promises("Proxies", "XCLIENT or XFORWARD that is refused changes nothing.")
 @pytest.mark.parametrize(
     "attribute",
     [

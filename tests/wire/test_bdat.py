@@ -119,6 +119,7 @@ async def test_thousands_of_small_chunks_sent_ahead(kind: str) -> None:
     assert inbox[0].content == b"".join(parts)
 
 
+@pytest.mark.promises("Memory", "A client that sends faster than it is served, or than its message is read, is paused.")
 @pytest.mark.parametrize("size", [16 * MIB, 1_000])
 @on_both_loops
 async def test_a_slow_handler_stops_the_client(size: int) -> None:
@@ -148,6 +149,7 @@ async def test_a_slow_handler_stops_the_client(size: int) -> None:
         assert await client.hear() == "250 OK: message queued"
 
 
+@pytest.mark.promises("Memory", "A client that reads no replies is paused, and then the connection ends.")
 async def test_a_client_that_reads_no_replies_is_not_served_on() -> None:
     closed = asyncio.Event()
     async with serving(socket_timeout=1.0, on_close=lambda _: closed.set()) as served:
@@ -177,6 +179,10 @@ async def test_a_client_that_reads_no_replies_is_not_served_on() -> None:
 # --- How it ends too early
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The end of the connection, or of TLS, inside a chunk delivers nothing."
+)
+@pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
 @pytest.mark.parametrize(
     "place", ["BDAT 100 LAST\r\nabc", "BDAT 3\r\nabc", "BDAT 3\r\nabcBDA", "BDAT 3\r\nabcBDAT 9\r\n"]
 )
@@ -202,6 +208,9 @@ async def test_a_client_that_goes_delivers_nothing(place: str, way: str) -> None
     assert lines[0].startswith("message from <from@example.com> for 1 recipients, 3 bytes: ")
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The end of the connection, or of TLS, inside a chunk delivers nothing."
+)
 @pytest.mark.parametrize("kind", ["starttls", "implicit"])
 @on_both_loops
 async def test_the_end_of_tls_inside_a_chunk_delivers_nothing(kind: str) -> None:
@@ -581,6 +590,9 @@ async def test_input_that_comes_as_the_handler_returns_is_not_its_readers(verb: 
 # --- What cannot be read
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)", "The size of a chunk is decimal digits; what is anything else ends the connection."
+)
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
@@ -616,6 +628,10 @@ async def test_the_cr_that_ends_a_chunk_ends_no_line(cut: int) -> None:
         assert await client.rest() == b"503 Error: need MAIL command\r\n500 Error: bare <LF> received\r\n"
 
 
+@pytest.mark.promises(
+    "Messages in chunks (BDAT)",
+    "The octets of a chunk never become commands, also where it is refused, too large or out of place.",
+)
 async def test_a_chunk_behind_a_refused_on_secure_is_not_read() -> None:
     def on_secure(tls: Any, session: Session) -> None:
         raise Reject(554, "Not you")

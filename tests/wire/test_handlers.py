@@ -308,6 +308,7 @@ FAILURES = [
 ]  # fmt: skip
 
 
+@pytest.mark.promises("Replies and logs", "The text of an exception never reaches the client.")
 @pytest.mark.parametrize(("name", "code"), FAILURES)
 async def test_any_other_exception_is_a_bug(name: str, code: int) -> None:
     errors: list[tuple[Exception, Session]] = []
@@ -645,6 +646,7 @@ async def test_what_is_left_unread_is_drained() -> None:
             assert await client.say("NOOP") == "250 OK"
 
 
+@pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
 @on_both_loops
 async def test_a_client_that_vanishes_raises_in_the_stream() -> None:
     ended: asyncio.Queue[object] = asyncio.Queue()
@@ -668,6 +670,7 @@ async def test_a_client_that_vanishes_raises_in_the_stream() -> None:
             assert isinstance(await asyncio.wait_for(ended.get(), TIMEOUT), ConnectionError)
 
 
+@pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
 async def test_a_client_that_vanishes_under_tls() -> None:
     ended: asyncio.Queue[object] = asyncio.Queue()
 
@@ -730,6 +733,7 @@ async def _by_parts(stream: MessageStream) -> None:
         pass
 
 
+@pytest.mark.promises("Memory", "A client that sends faster than it is served, or than its message is read, is paused.")
 async def test_back_pressure_reaches_the_client() -> None:
     go = asyncio.Event()
 

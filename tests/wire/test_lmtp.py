@@ -215,6 +215,7 @@ class Deliveries:
         assert "coroutine" not in self.begun
 
 
+@pytest.mark.promises("Nothing is lost", "A client that disappears within a message leaves no message.")
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("said", [b"DATA\r\nhalf", b"BDAT 10 LAST\r\nhalf", b"BDAT 4\r\nhalf"])
 @pytest.mark.parametrize("reads", [True, False])

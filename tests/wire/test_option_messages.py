@@ -16,6 +16,7 @@ def padded(length: int, start: bytes = b"NOOP ") -> bytes:
     return start + b"x" * (length - len(start) - 2) + b"\r\n"
 
 
+@pytest.mark.promises("Commands", "A line that is longer than its limit is refused, to the octet.")
 @pytest.mark.parametrize("limit", [None, 512, 1000])
 async def test_max_command_length(limit: int | None) -> None:
     options: dict[str, Any] = {} if limit is None else {"max_command_length": limit}
@@ -29,6 +30,9 @@ async def test_max_command_length(limit: int | None) -> None:
         assert await client.say("NOOP") == "250 OK"
 
 
+@pytest.mark.promises(
+    "Commands", "Of a line without an end no more is kept than its limit and one read of the socket; then 421."
+)
 async def test_a_command_line_without_an_end() -> None:
     async with serving(max_command_length=512) as served:
         client = await served.client()
@@ -50,6 +54,9 @@ async def test_auth_and_its_lines_may_be_longer() -> None:
         assert await client.say(f"AUTH PLAIN {token}") == "235 Authentication successful"
 
 
+@pytest.mark.promises(
+    "Commands", "Of a line without an end no more is kept than its limit and one read of the socket; then 421."
+)
 @pytest.mark.parametrize("challenged", [False, True])
 async def test_auth_beyond_its_limit(challenged: bool) -> None:
     async with serving(allow_insecure_auth=True) as served:
@@ -77,6 +84,7 @@ async def test_lenient_address_parsing(address: str) -> None:
         assert await client.say(f"RCPT TO:<{address}>") == "250 Accepted"
 
 
+@pytest.mark.promises("Commands", "Control characters, NUL and malformed UTF-8 in a command are refused.")
 @pytest.mark.parametrize("lenient", [False, True])
 @pytest.mark.parametrize(
     "bad", ["a@example.com", "<a\x07@example.com>", "<a\u200b@example.com>", "<a@exa\u0085mple.com>"]
@@ -127,6 +135,10 @@ async def test_lenient_parameters() -> None:
     assert envelope.rcpt_to[0].args == {"XFLAG": True}
 
 
+@pytest.mark.promises(
+    "The end of a message", 'With bare_newline "normalize", the default, a handler gets CR and LF only as CRLF.'
+)
+@pytest.mark.promises("The end of a message", 'With "accept" the content is untouched.')
 @pytest.mark.parametrize(
     ("mode", "stored"),
     [("normalize", b"a\r\nb c\r\n.\r\nd\r\n"), ("accept", b"a\nb\rc\r\n.\nd\r\n")],
@@ -140,6 +152,10 @@ async def test_bare_newline(mode: str, stored: bytes) -> None:
     assert inbox[0].content == stored
 
 
+@pytest.mark.promises(
+    "The end of a message",
+    'With "reject" a message with a bare CR or LF is read to its end and refused; then the connection ends.',
+)
 async def test_bare_newline_reject() -> None:
     async with serving(bare_newline="reject", hide_enhanced_status_codes=False) as served:
         client = await served.hello()
@@ -159,6 +175,10 @@ async def test_bare_newline_in_commands() -> None:
         await client.eof()
 
 
+@pytest.mark.promises(
+    "The end of a message",
+    "A NUL in a message is refused with 550, unless BINARYMIME or bare_newline accept allows it.",
+)
 @pytest.mark.parametrize(("mode", "answer"), [("normalize", 550), ("reject", 550), ("accept", 250)])
 async def test_a_nul_in_the_data(mode: str, answer: int) -> None:
     inbox = Inbox()
@@ -169,6 +189,9 @@ async def test_a_nul_in_the_data(mode: str, answer: int) -> None:
     assert [message.content for message in inbox] == ([b"a\0b\r\n"] if answer == 250 else [])
 
 
+@pytest.mark.promises(
+    "Commands", "What waits behind HELO, EHLO, AUTH, STARTTLS or DATA is never run: 554, and the connection ends."
+)
 @pytest.mark.parametrize("command", ["EHLO client.example", "HELO client.example", "AUTH LOGIN", "DATA", "STARTTLS"])
 async def test_forbid_unauth_pipelining(command: str) -> None:
     async with serving(allow_insecure_auth=True) as served:
@@ -194,6 +217,9 @@ async def test_with_it_off_such_input_is_served_in_turn() -> None:
     assert inbox[0].content == b"hello\r\n"
 
 
+@pytest.mark.promises(
+    "Commands", "With forbid_unauth_pipelining off, what waits behind a refused DATA still ends the connection."
+)
 async def test_with_it_off_bytes_behind_a_refused_data_still_close() -> None:
     async with serving(forbid_unauth_pipelining=False) as served:
         client = await served.hello()
@@ -202,6 +228,9 @@ async def test_with_it_off_bytes_behind_a_refused_data_still_close() -> None:
         assert b"250 OK" not in await client.rest()
 
 
+@pytest.mark.promises(
+    "TLS", "What stands behind STARTTLS, be it part of a line, is never run under TLS: 554, and the connection ends."
+)
 async def test_with_it_off_bytes_behind_starttls_still_close() -> None:
     async with serving(forbid_unauth_pipelining=False) as served:
         client = await served.hello()

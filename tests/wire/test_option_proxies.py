@@ -31,6 +31,7 @@ async def test_use_proxy(peers: Any) -> None:
     assert (session.local_address, session.local_port) == ("198.51.100.1", 25)
 
 
+@pytest.mark.promises("Proxies", "A PROXY header is read from listed addresses only.")
 @pytest.mark.parametrize("peers", NOBODY)
 async def test_peers_that_are_not_listed_begin_with_no_header(peers: Any) -> None:
     async with serving(use_proxy=peers) as served:
@@ -54,6 +55,9 @@ async def test_the_name_is_looked_up_for_the_address_of_the_header() -> None:
         assert (await client.command("EHLO x")).lines[0].endswith("host-192-0-2-7.example.net")
 
 
+@pytest.mark.promises(
+    "Proxies", "A PROXY header has limits of length and time, and a malformed one ends the connection."
+)
 async def test_proxy_timeout() -> None:
     sessions = Sessions()
     async with serving(use_proxy=True, proxy_timeout=0.2, on_connect=sessions) as served:
@@ -159,6 +163,9 @@ async def test_a_unix_listener_behind_a_proxy() -> None:
 VERBS = pytest.mark.parametrize("verb", ["XCLIENT", "XFORWARD"])
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT and XFORWARD are announced to listed addresses, and refused with 550 to all others."
+)
 @VERBS
 @pytest.mark.parametrize("peers", EVERYONE)
 async def test_listed_peers_may(verb: str, peers: Any) -> None:
@@ -170,6 +177,9 @@ async def test_listed_peers_may(verb: str, peers: Any) -> None:
         assert answer.code == (220 if verb == "XCLIENT" else 250)
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT and XFORWARD are announced to listed addresses, and refused with 550 to all others."
+)
 @VERBS
 @pytest.mark.parametrize("peers", NOBODY)
 async def test_others_may_not(verb: str, peers: Any) -> None:
@@ -189,6 +199,9 @@ async def test_true_is_warned_of(verb: str) -> None:
         assert len([record for record in records if verb in record.getMessage()]) == warnings
 
 
+@pytest.mark.promises(
+    "Proxies", "XCLIENT that is accepted begins again with the greeting, and forgets what was said before."
+)
 async def test_what_xclient_changes() -> None:
     connected: list[str] = []
 

@@ -255,6 +255,7 @@ def old(version: ssl.TLSVersion) -> ssl.SSLContext:
     return context
 
 
+@pytest.mark.promises("TLS", "By default TLS 1.2 is the oldest version; there is no compression and no renegotiation.")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 async def test_an_old_client_is_let_in_on_purpose_only() -> None:
     async with serving(minimum_tls_version="TLSv1", **pem()) as served:
@@ -347,6 +348,9 @@ async def test_a_client_without_sni_gets_the_default() -> None:
 # --- handshake_timeout, hide_starttls, allow_insecure_auth
 
 
+@pytest.mark.promises(
+    "TLS", "The handshake has a deadline of its own, which a client that sends in drops does not move."
+)
 @MODES
 @on_both_loops
 async def test_handshake_timeout(secure: bool) -> None:
@@ -392,6 +396,7 @@ async def test_hide_starttls_hides_it_alone() -> None:
         assert "PIPELINING" in await client.ehlo()
 
 
+@pytest.mark.promises("Logins", "No login before TLS where STARTTLS is announced, unless allow_insecure_auth is on.")
 async def test_allow_insecure_auth() -> None:
     async with serving(on_auth=lambda *_: True) as served:
         client = await served.client()

@@ -50,6 +50,7 @@ async def behind(served: Any, header: bytes, *cuts: int) -> Client:
     return client
 
 
+@pytest.mark.promises("Proxies", "However a PROXY header is cut into packets, it means the same.")
 @on_both_loops
 async def test_what_the_header_says_is_in_the_session() -> None:
     sessions = Sessions()
@@ -157,6 +158,9 @@ async def test_a_health_check_of_the_proxy_itself() -> None:
                 await asyncio.sleep(0)
 
 
+@pytest.mark.promises(
+    "Proxies", "A PROXY header has limits of length and time, and a malformed one ends the connection."
+)
 @pytest.mark.parametrize(
     "header",
     [
@@ -184,6 +188,7 @@ async def test_a_broken_header_ends_the_connection(header: bytes) -> None:
 # --- Who must, and who must not
 
 
+@pytest.mark.promises("Proxies", "A PROXY header is read from listed addresses only.")
 async def test_the_header_of_a_peer_that_is_not_listed_is_no_more_than_bad_commands() -> None:
     sessions = Sessions()
     async with serving(use_proxy=["192.0.2.1"], on_connect=sessions) as served:
@@ -228,6 +233,9 @@ async def test_unix_sockets_are_meant_by_everyone_alone(peers: Any, must: bool) 
 # --- Slow, early and large
 
 
+@pytest.mark.promises(
+    "Proxies", "A PROXY header has limits of length and time, and a malformed one ends the connection."
+)
 @on_both_loops
 async def test_a_header_that_comes_in_drops_does_not_win_time() -> None:
     async with serving(use_proxy=True, proxy_timeout=0.3) as served:
@@ -244,6 +252,9 @@ async def test_a_header_that_comes_in_drops_does_not_win_time() -> None:
         assert sent < len(FACTS)
 
 
+@pytest.mark.promises(
+    "Proxies", "A second PROXY header is not read, and what follows the first one before the greeting is refused."
+)
 @on_both_loops
 async def test_commands_in_the_segment_of_the_header_are_early() -> None:
     async with serving(use_proxy=True, name="mx.example.net") as served:
@@ -255,6 +266,7 @@ async def test_commands_in_the_segment_of_the_header_are_early() -> None:
                 await client.close()
 
 
+@pytest.mark.promises("TLS", "What is no handshake ends the connection, and nothing of it is run.")
 @on_both_loops
 async def test_octets_that_are_no_handshake_behind_the_header() -> None:
     async with serving(use_proxy=True, secure=True, **pem()) as served:

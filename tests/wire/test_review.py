@@ -192,6 +192,7 @@ async def test_recipients_are_told_apart_by_more_than_their_case() -> None:
     assert [address.partition("@")[0] for address in inbox[0].recipients] == ["STRAßE", "STRASSE"]
 
 
+@pytest.mark.promises("Commands", "An HTTP request ends the connection with 421.")
 @pytest.mark.parametrize("verb", ["GET", "POST"])
 async def test_a_long_http_request_is_sent_away_too(verb: str) -> None:
     async with serving() as served:
@@ -201,6 +202,9 @@ async def test_a_long_http_request_is_sent_away_too(verb: str) -> None:
         await client.eof()
 
 
+@pytest.mark.promises(
+    "Commands", "What waits behind HELO, EHLO, AUTH, STARTTLS or DATA is never run: 554, and the connection ends."
+)
 @pytest.mark.parametrize("forbid", [True, False])
 async def test_commands_behind_a_token_of_its_own_line(forbid: bool) -> None:
     options = {} if forbid else {"forbid_unauth_pipelining": False}
@@ -216,6 +220,7 @@ async def test_commands_behind_a_token_of_its_own_line(forbid: bool) -> None:
             assert await client.hear() == "250 Accepted"
 
 
+@pytest.mark.promises("Commands", "Keywords are ASCII: no other letter of Unicode passes for one of theirs.")
 @pytest.mark.parametrize(
     ("before", "command"),
     [
@@ -284,6 +289,10 @@ async def test_handler_timeout_holds_after_a_wait_of_the_handlers_own() -> None:
         assert await client.say("NOOP") == "250 OK"
 
 
+@pytest.mark.promises(
+    "The end of a message",
+    'With "reject" a message with a bare CR or LF is read to its end and refused; then the connection ends.',
+)
 @pytest.mark.parametrize("pieces", [1, 2])
 @pytest.mark.parametrize("first", [b"\0\r\n", b"x" * 200 + b"\r\n"], ids=["NUL", "too large"])
 async def test_a_bare_newline_behind_another_flaw_closes_too(first: bytes, pieces: int) -> None:

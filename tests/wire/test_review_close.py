@@ -181,6 +181,7 @@ async def test_a_reset_behind_input_that_nobody_read(count: int) -> None:
 HELP = b"214 See https://www.rfc-editor.org/rfc/rfc5321 for details\r\n"
 
 
+@pytest.mark.promises("Memory", "A client that reads no replies is paused, and then the connection ends.")
 @on_both_loops
 async def test_replies_that_nobody_reads_do_not_pile_up() -> None:
     count, go = 20_000, asyncio.Event()

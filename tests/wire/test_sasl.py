@@ -102,6 +102,7 @@ async def test_on_scram_gives_the_keys_of_a_user() -> None:
     assert asked == ["ann", "bob", "ann"]
 
 
+@pytest.mark.promises("Logins", "An exchange of SCRAM cannot be said again.")
 async def test_each_exchange_has_a_nonce_of_its_own() -> None:
     async with serving(allow_insecure_auth=True, **PLUS) as served:
         client = await served.hello()
@@ -273,6 +274,9 @@ class Secretive(Mechanism):
         return "ann"
 
 
+@pytest.mark.promises(
+    "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+)
 @pytest.mark.parametrize("password", ["pencil", "wrong"])
 async def test_no_log_holds_what_a_password_could_be_tried_on(password: str) -> None:
     token = b64("n,a=ann,\1auth=Bearer t0ken\1\1")

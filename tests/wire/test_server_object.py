@@ -352,6 +352,7 @@ async def test_an_aborted_transaction_ends_it_too(end: str) -> None:
         await asyncio.wait_for(closing, TIMEOUT)
 
 
+@pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
 @pytest.mark.parametrize("hang", ["handler", "data", "connect"])
 async def test_close_timeout_cuts(hang: str) -> None:
     reached = asyncio.Event()
@@ -492,6 +493,7 @@ def running(close_timeout: float = 10) -> Iterator[tuple[subprocess.Popen[str], 
             process.kill()
 
 
+@pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
 @posix
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_run_drains_and_returns_on_a_signal(number: signal.Signals) -> None:

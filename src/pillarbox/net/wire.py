@@ -317,8 +317,7 @@ class TransportWire(asyncio.Protocol):
         line = buffer[at:-2]
         # Nearly always one line is all that is there. The tests cost half of `find`. An empty line is left to the slow
         # way: its CR may be the last octet of the chunk before it, and then it is a bare LF.
-        if line and buffer[-2:] == b"
-" and _LF not in line and len(line) < limit - 1:
+        if line and buffer[-2:] == b"\r\n" and _LF not in line and len(line) < limit - 1:
             self._buffer, self._at = b"", 0
             return line
         return self._one_of_several(limit)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pillarbox.smtp import reply
 from pillarbox.smtp.body import BareNewline, checked, worse
+from pillarbox.smtp.params import upper
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.wire import ConnectionEnded
 
@@ -25,7 +26,8 @@ def parse(argument: str) -> tuple[int, bool]:
     # cannot be told from commands.
     size, *mark = argument.split(" ")
     digits = size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS
-    if not digits or (mark and [word.upper() for word in mark] != ["LAST"]):
+    # ASCII only, or "LAſT" would end the message.
+    if not digits or (mark and [upper(word) for word in mark] != ["LAST"]):
         raise ConnectionEnded("malformed BDAT", reply.syntax("BDAT size [LAST]"))
     return int(size), bool(mark)
 

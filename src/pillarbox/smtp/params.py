@@ -43,9 +43,9 @@ def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
         return _not_awaitable(parameter.apply(asked, value))
     except Reject as reject:
         raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
-    except Refused:
+    except (Refused, KeyboardInterrupt, SystemExit):
         raise
-    except Exception as error:  # an application's own parameter
+    except BaseException as error:  # an application's own parameter; whatever it was, as in a handler
         raise Refused(reply.LOCAL_ERROR, error) from error
 
 
