@@ -80,6 +80,18 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "XCLIENT or XFORWARD that is refused changes nothing.",
         "XCLIENT that is accepted begins again with the greeting, and forgets what was said before.",
     ),
+    "Limits": (
+        "Each limit is answered with its reply and is one line in the log, however many commands follow.",
+        "Errors, junk commands and refused recipients without a message end the connection.",
+        "Recipients that were accepted are not lost by a limit, nor is a client cut off for what your handlers refuse.",
+        "A failed login waits for its answer, each longer than the one before; after three AUTH gets 421.",
+        "Failed logins may have a budget for each address and account; beyond it nobody looks at the password.",
+        "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes.",
+        "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all.",
+        "A connection that is refused for its number or rate costs neither DNS nor TLS.",
+        "The process never runs out of descriptors: connections too many get 421, and one line in the log.",
+        "Thousands of slow clients do not keep honest ones from being served.",
+    ),
     "Memory": (
         "A client that sends faster than it is served, or than its message is read, is paused.",
         "A client that reads no replies is paused, and then the connection ends.",
@@ -90,6 +102,8 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays.",
         "A client that disappears within a message leaves no message.",
         "A signal to end lets running transactions finish; idle clients get 421.",
+        "A second signal ends at once, and leaves no half-written message to a reader.",
+        "With good and hostile clients at once nothing grows and no message is lost.",
     ),
     "Storage": (
         "No file name is made of what a client says.",

@@ -131,6 +131,9 @@ async def hello(clients: list[Client]) -> None:
     await asyncio.gather(*(client.ehlo() for client in clients))
 
 
+@pytest.mark.promises(
+    "Limits", "The process never runs out of descriptors: connections too many get 421, and one line in the log."
+)
 @both_loops
 async def test_each_is_served_or_hears_421_and_the_log_has_one_line(loop_name: str) -> None:
     async with running(loop_name) as process:
@@ -159,6 +162,9 @@ async def test_each_is_served_or_hears_421_and_the_log_has_one_line(loop_name: s
     assert over == f"INFO connections are accepted again; refused for want of descriptors: {refused}"
 
 
+@pytest.mark.promises(
+    "Limits", "The process never runs out of descriptors: connections too many get 421, and one line in the log."
+)
 @both_loops
 @pytest.mark.parametrize(("when", "files"), [("on_connect", 1), ("on_connect", 3), ("on_data", 1)])
 async def test_what_handlers_hold_counts(loop_name: str, when: str, files: int) -> None:
@@ -176,6 +182,9 @@ async def test_what_handlers_hold_counts(loop_name: str, when: str, files: int) 
     assert not [line for line in log if not re.match("(WARNING new connections|INFO connections are) ", line)]
 
 
+@pytest.mark.promises(
+    "Limits", "The process never runs out of descriptors: connections too many get 421, and one line in the log."
+)
 @both_loops
 async def test_the_soft_limit_is_raised(loop_name: str) -> None:
     async with running(loop_name, soft=256, hard=2048) as process:
@@ -185,6 +194,9 @@ async def test_the_soft_limit_is_raised(loop_name: str) -> None:
         assert await process.log() == []
 
 
+@pytest.mark.promises(
+    "Limits", "The process never runs out of descriptors: connections too many get 421, and one line in the log."
+)
 @both_loops
 async def test_on_implicit_tls_nothing_is_said_to_who_is_refused(loop_name: str) -> None:
     async with running(loop_name, secure=True) as process:

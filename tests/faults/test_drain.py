@@ -209,6 +209,7 @@ async def nobody_gets_in(address: Address) -> None:
 # --- close() and async with
 
 
+@pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
 @on_both_loops
 async def test_close_with_clients_in_every_phase() -> None:
     inbox, go = Inbox(), asyncio.Event()
@@ -350,6 +351,7 @@ async def output(process: subprocess.Popen[str]) -> tuple[str, str]:
 both = pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
 
 
+@pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
 @posix
 @both
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -392,6 +394,9 @@ async def test_a_second_ctrl_c_leaves_the_block_at_once() -> None:
         await client.close()
 
 
+@pytest.mark.promises(
+    "Nothing is lost", "A second signal ends at once, and leaves no half-written message to a reader."
+)
 @posix
 @both
 @pytest.mark.parametrize("blocked", [False, True])
@@ -453,6 +458,7 @@ async def on_disk(folder: Path, count: int) -> None:
     pytest.fail(f"not {count} files in tmp/, but {len(messages(folder, 'tmp'))}")
 
 
+@pytest.mark.promises("Nothing is lost", "A signal to end lets running transactions finish; idle clients get 421.")
 @posix
 @pytest.mark.parametrize("command", [MODULE, WITHOUT_UVLOOP], ids=["uvloop", "asyncio"])
 async def test_the_program_finishes_what_runs(start: Start, tmp_path: Path, command: list[str]) -> None:
@@ -505,6 +511,9 @@ def started_again(start: Start) -> tuple[Program, Address]:
     return program, ("127.0.0.1", program.port())
 
 
+@pytest.mark.promises(
+    "Nothing is lost", "A second signal ends at once, and leaves no half-written message to a reader."
+)
 @posix
 async def test_a_second_signal_leaves_no_half_message_to_a_reader(start: Start, tmp_path: Path) -> None:
     program = start("--listen", "127.0.0.1:0", "--set", "close_timeout=600")

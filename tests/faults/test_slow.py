@@ -345,6 +345,7 @@ def warmed_up(server: Server) -> None:
         client.noop()
 
 
+@pytest.mark.promises("Limits", "Thousands of slow clients do not keep honest ones from being served.")
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
 def test_slow_clients_cost_little_and_hold_up_nobody(loop_name: str) -> None:
     swarm = Swarm()

@@ -18,6 +18,7 @@ SECONDS = float(os.environ.get("PILLARBOX_SOAK", "10"))
 linux = pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc")
 
 
+@pytest.mark.promises("Nothing is lost", "With good and hostile clients at once nothing grows and no message is lost.")
 @linux
 @pytest.mark.timeout(SECONDS + 110)
 @pytest.mark.parametrize(("target", "loop"), [("library", "uvloop"), ("library", "asyncio"), ("serve", "uvloop")])

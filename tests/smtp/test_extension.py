@@ -222,6 +222,12 @@ async def test_a_parameter_is_read_and_stands_in_args() -> None:
     assert seen == [({"XCOUNTRY": "at"}, {"XCOUNTRY": "de", "XFAST": True})]
 
 
+async def test_a_refusal_that_a_parameter_returns_refuses_too() -> None:
+    extension = Extension(mail={"XNO": Parameter(lambda asked, value: Reject(550, "No"))})
+    text = HELLO + "C: MAIL FROM:<a@example.org> XNO=1\nS: 550 No\nC: MAIL FROM:<a@example.org>\nS: 250"
+    await replay(text, extensions=[extension])
+
+
 async def test_a_parameter_that_fails_is_the_applications_failure() -> None:
     seen: list[BaseException] = []
 

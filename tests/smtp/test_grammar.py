@@ -329,6 +329,8 @@ def test_addresses_compare_without_case() -> None:
     assert address_key("User@Example.COM") == address_key("uSER@example.com")
     assert address_key("strasse@x") != address_key("straße@x")  # two mailboxes: neither may lose the other its mail
     assert address_key("a@x") != address_key("b@x")
+    assert address_key("\N{KELVIN SIGN}ate@x") != address_key("kate@x")
+    assert address_key("M\N{LATIN CAPITAL LETTER U WITH DIAERESIS}ller@x") == address_key("m\xfcller@x")
 
 
 # --------------------------------------------------------------------------------------------------------

@@ -103,6 +103,7 @@ DIALOGUES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 @pytest.mark.parametrize("name", DIALOGUES)
 async def test_dialogue(name: str) -> None:
     text, options = DIALOGUES[name]

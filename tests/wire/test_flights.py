@@ -17,6 +17,7 @@ FLIGHT = b"MAIL FROM:<a@example.com>\r\nRSET\r\n" * COUNT
 ANSWERS = b"250 Accepted\r\n250 Flushed\r\n" * COUNT
 
 
+@pytest.mark.promises("Limits", "Thousands of slow clients do not keep honest ones from being served.")
 @pytest.mark.parametrize("tls", [False, True])
 @on_both_loops
 async def test_others_are_served_in_between(tls: bool) -> None:

@@ -37,6 +37,10 @@ async def said_until_closed(client: Client, command: str, most: int = 300) -> li
 # --- Errors
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 @pytest.mark.parametrize(
     ("command", "reply"),
     [
@@ -59,6 +63,7 @@ async def test_max_errors(command: str, reply: str) -> None:
         assert limits_logged(records) == ["closed: too many errors"]
 
 
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 async def test_ten_errors_are_the_default_and_unknown_verbs_are_errors() -> None:
     async with serving() as served:
         client = await served.hello()
@@ -88,6 +93,10 @@ async def test_max_errors_none() -> None:
             assert (await client.command("FOO")).code == 500
 
 
+@pytest.mark.promises(
+    "Limits",
+    "Recipients that were accepted are not lost by a limit, nor is a client cut off for what your handlers refuse.",
+)
 async def test_what_the_application_refuses_is_no_error() -> None:
     def on_mail_from(address: Address, session: Session) -> None:
         raise Reject(503, "Not from you")
@@ -98,6 +107,10 @@ async def test_what_the_application_refuses_is_no_error() -> None:
             assert await client.say("MAIL FROM:<a@example.com>") == "503 Not from you"
 
 
+@pytest.mark.promises(
+    "Limits",
+    "Recipients that were accepted are not lost by a limit, nor is a client cut off for what your handlers refuse.",
+)
 async def test_what_was_sent_ahead_of_a_refused_mail_is_no_error() -> None:
     # RFC 2920 3.1 lets a client send MAIL, RCPT and DATA in one group.
     def on_mail_from(address: Address, session: Session) -> None:
@@ -110,9 +123,23 @@ async def test_what_was_sent_ahead_of_a_refused_mail_is_no_error() -> None:
         assert await client.say("RSET") == "250 Flushed"
 
 
+@pytest.mark.promises("TLS", "STARTTLS does not reset the limits of a connection.")
+async def test_starttls_does_not_begin_the_count_anew() -> None:
+    async with serving(max_errors=3) as served:
+        client = await served.hello()
+        assert (await client.command("FOO")).code == 500
+        assert (await client.command("FOO")).code == 500
+        await client.starttls(careless())
+        assert await client.say("FOO") == "421 Error: too many unrecognized commands"
+
+
 # --- Junk
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 @pytest.mark.parametrize("command", ["NOOP", "RSET", "VRFY someone", "EXPN list", "HELP", "EHLO again.example"])
 async def test_max_junk_commands(command: str) -> None:
     async with serving(max_junk_commands=5, on_expn=lambda name, session: ["a@example.com"]) as served:
@@ -124,6 +151,7 @@ async def test_max_junk_commands(command: str) -> None:
         assert limits_logged(records) == ["closed: too many junk commands"]
 
 
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 async def test_a_hundred_junk_commands_are_the_default() -> None:
     async with serving() as served:
         client = await served.hello()
@@ -155,6 +183,7 @@ def only_known(address: Recipient, session: Session) -> None:
         raise Reject(550, "No such user")
 
 
+@pytest.mark.promises("Limits", "Errors, junk commands and refused recipients without a message end the connection.")
 async def test_max_refused_recipients_without_a_good_one() -> None:
     async with serving(max_refused_recipients=4, on_rcpt_to=only_known) as served:
         client = await served.hello()
@@ -165,6 +194,10 @@ async def test_max_refused_recipients_without_a_good_one() -> None:
         assert limits_logged(records) == ["closed: too many refused recipients"]
 
 
+@pytest.mark.promises(
+    "Limits",
+    "Recipients that were accepted are not lost by a limit, nor is a client cut off for what your handlers refuse.",
+)
 async def test_recipients_that_were_accepted_are_not_lost_with_those_that_were_refused() -> None:
     inbox = Inbox()
     asked: list[str] = []
@@ -200,6 +233,9 @@ WRONG = "AUTH PLAIN " + b64("\0ann\0wrong")
 REFUSED = "535 Invalid username or password"
 
 
+@pytest.mark.promises(
+    "Limits", "A failed login waits for its answer, each longer than the one before; after three AUTH gets 421."
+)
 @pytest.mark.parametrize("mechanism", ["PLAIN", "LOGIN", "XOAUTH2"])
 async def test_max_auth_failures(mechanism: str) -> None:
     async with serving(
@@ -223,6 +259,7 @@ async def test_max_auth_failures(mechanism: str) -> None:
         assert limits_logged(records) == ["closed: too many failed logins in this connection"]
 
 
+@pytest.mark.promises("TLS", "STARTTLS does not reset the limits of a connection.")
 async def test_starttls_and_ehlo_do_not_begin_the_count_of_failed_logins_anew() -> None:
     async with serving(on_auth=nobody, allow_insecure_auth=True) as served:
         client = await served.hello()
@@ -243,6 +280,9 @@ async def test_max_auth_failures_none() -> None:
         assert await client.say("AUTH PLAIN " + PLAIN) == "235 Authentication successful"
 
 
+@pytest.mark.promises(
+    "Limits", "A failed login waits for its answer, each longer than the one before; after three AUTH gets 421."
+)
 @on_both_loops
 async def test_auth_failure_delay_grows() -> None:
     async with serving(on_auth=nobody, allow_insecure_auth=True, auth_failure_delay=0.2) as served:
@@ -320,6 +360,12 @@ async def dribbling(client: Client, octets: bytes, each: int = 1, pause: float =
             await task
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
+@pytest.mark.promises(
+    "Limits", "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes."
+)
 @pytest.mark.parametrize("where", ["command", "auth", "pipelined"])
 @on_both_loops
 async def test_command_timeout(where: str) -> None:
@@ -345,6 +391,12 @@ async def test_command_timeout_is_for_each_command_not_for_all() -> None:
             assert [await client.hear() for _ in range(10)] == ["250 OK"] * 10
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
+@pytest.mark.promises(
+    "Limits", "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes."
+)
 @pytest.mark.parametrize("how", ["DATA", "BDAT", "discarded"])
 @on_both_loops
 async def test_min_data_rate(how: str) -> None:
@@ -374,6 +426,9 @@ async def test_min_data_rate(how: str) -> None:
             assert "too slowly" in str(await asyncio.wait_for(broken, TIMEOUT))
 
 
+@pytest.mark.promises(
+    "Limits", "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes."
+)
 async def test_an_honest_slow_line_passes() -> None:
     async with serving(min_data_rate=200, socket_timeout=0.5) as served:
         client = await served.hello()
@@ -403,6 +458,12 @@ async def test_min_data_rate_none() -> None:
             assert await client.hear() == "250 OK: message queued"
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
+@pytest.mark.promises(
+    "Limits", "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes."
+)
 @on_both_loops
 async def test_reply_timeout() -> None:
     closed = asyncio.Event()
@@ -462,6 +523,9 @@ TOO_MANY = "421 mx.test Too many connections, try again later"
 WELCOME = "220 mx.test ESMTP"
 
 
+@pytest.mark.promises(
+    "Limits", "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all."
+)
 @pytest.mark.parametrize(
     ("first", "same", "other"),
     [
@@ -485,6 +549,7 @@ async def test_max_clients_per_address(first: str, same: str, other: str) -> Non
     assert not served.server._connections.of_network
 
 
+@pytest.mark.promises("Limits", "A connection that is refused for its number or rate costs neither DNS nor TLS.")
 async def test_max_clients_per_address_on_implicit_tls_closes_without_a_word() -> None:
     async with serving(max_clients_per_address=1, secure=True) as served:
         await served.hello(careless())
@@ -520,6 +585,10 @@ async def test_after_xclient_the_real_client_counts() -> None:
 # --- Rates
 
 
+@pytest.mark.promises(
+    "Limits", "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all."
+)
+@pytest.mark.promises("Limits", "A connection that is refused for its number or rate costs neither DNS nor TLS.")
 async def test_rates_of_connections() -> None:
     resolved: list[str] = []
 
@@ -544,11 +613,17 @@ async def test_rates_of_connections() -> None:
         assert (await client_from(served, "2001:db8:0:1::1"))[1] == WELCOME
 
 
+@pytest.mark.promises(
+    "Limits", "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all."
+)
 async def test_rates_over_all() -> None:
     async with behind_a_proxy(rates_over_all={"connections": "2/hour"}) as served:
         assert [(await client_from(served, f"192.0.2.{n}"))[1] for n in range(3)] == [WELCOME, WELCOME, TOO_MANY]
 
 
+@pytest.mark.promises(
+    "Limits", "Each limit is answered with its reply and is one line in the log, however many commands follow."
+)
 async def test_rates_of_messages_and_recipients() -> None:
     inbox = Inbox()
     async with serving(
@@ -586,6 +661,10 @@ async def test_rates_of_messages_of_an_account_hold_at_every_address() -> None:
         assert replies == [250, 250, 450, 250]
 
 
+@pytest.mark.promises(
+    "Limits",
+    "Failed logins may have a budget for each address and account; beyond it nobody looks at the password.",
+)
 async def test_rates_of_failed_logins_of_an_address() -> None:
     asked: list[str] = []
 
@@ -610,6 +689,10 @@ async def test_rates_of_failed_logins_of_an_address() -> None:
         assert await client.say("AUTH PLAIN " + PLAIN) == "235 Authentication successful"
 
 
+@pytest.mark.promises(
+    "Limits",
+    "Failed logins may have a budget for each address and account; beyond it nobody looks at the password.",
+)
 @pytest.mark.parametrize("name", ["ann", "n" * 1000, "a\N{LATIN SMALL LETTER N WITH TILDE}o"])
 async def test_rates_of_failed_logins_of_an_account(name: str) -> None:
     async with behind_a_proxy(
@@ -685,6 +768,9 @@ async def redis(folder: Any) -> AsyncIterator[tuple[str, asyncio.subprocess.Proc
         await process.wait()
 
 
+@pytest.mark.promises(
+    "Limits", "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all."
+)
 @on_both_loops
 async def test_rate_store_in_redis_is_shared(tmp_path: Path) -> None:
     async with redis(tmp_path) as (url, process):

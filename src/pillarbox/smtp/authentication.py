@@ -91,9 +91,7 @@ class _Exchange:
         # Not what it says: SCRAM's last challenge and its first are enough to try passwords on.
         asking.service.log.event(DEBUG, "reply", asking.session, "S: 334 (challenge)")
         asking.wire.out += b"334 " + b2a_base64(octets, newline=False) + b"\r\n"
-        line = await read_line(asking.wire, MAX_AUTH_LINE)
-        if len(line) > MAX_AUTH_LINE:
-            raise Refused(reply.AUTH_LINE_TOO_LONG)
+        line = await read_line(asking.wire, MAX_AUTH_LINE)  # a longer one ends the connection
         asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
         if asking.service.options.forbid_unauth_pipelining and asking.wire.pending():
             raise ConnectionEnded("input out of turn", reply.OUT_OF_TURN)

@@ -240,7 +240,7 @@ async def take_xclient(c: Conversation, argument: str) -> None:
     login = values.get("LOGIN")
     user = await _vouched_user(c, login) if login else None
     c.start_over()
-    c.auth_failures = 0
+    c.counts, c.auth_failures = None, 0
     xclient.apply(c.session, values)
     if user is not None:
         c.session.user, c.session.username = user, login

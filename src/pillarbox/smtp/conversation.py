@@ -197,8 +197,7 @@ class Conversation:
         if len(line) > self._max_length and len(line) > self._limit(command):
             if verb.upper() == b"BDAT":
                 raise ConnectionEnded("BDAT on a line that is too long", reply.LINE_TOO_LONG)
-            auth = command is not None and command.verb == "AUTH"
-            raise Refused(reply.AUTH_LINE_TOO_LONG if auth else reply.LINE_TOO_LONG)
+            raise Refused(reply.LINE_TOO_LONG)
         if command is None:
             raise self._not_recognized(octets)
         if self._transcript:
@@ -317,7 +316,6 @@ class Conversation:
     def start_over(self) -> None:
         self.reset()
         self.phase &= TLS
-        self.counts = None
         session = self.session
         session.user = session.username = None
         session.opening_command = session.host_name_appears_as = None

@@ -221,7 +221,10 @@ def _parse_host(text: str, lenient: bool) -> str:
 
 def address_key(address: str) -> str:
     """Return what two addresses have in common that differ in case only (not casefold: "ß" and "ss" are two)."""
-    return address.lower()
+    if address.isascii():
+        return address.lower()
+    # The Kelvin sign is no "K": a mailbox written with it must not be taken for another.
+    return "".join([c if not c.isascii() and c.lower()[0].isascii() else c.lower() for c in address])
 
 
 # --------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def parse(text: str, table: Mapping[str, Parameter], asked: Asked) -> None:
 
 def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
     try:
-        return _not_awaitable(parameter.apply(asked, value))
+        return _checked(parameter.apply(asked, value))
     except Reject as reject:
         raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
     except (Refused, KeyboardInterrupt, SystemExit):
@@ -49,7 +49,9 @@ def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
         raise Refused(reply.LOCAL_ERROR, error) from error
 
 
-def _not_awaitable(meant: object) -> object:
+def _checked(meant: object) -> object:
+    if isinstance(meant, Reject):  # returned where it was to be raised, as of a handler
+        raise meant
     if hasattr(meant, "__await__"):
         getattr(meant, "close", bool)()  # a coroutine that is forgotten would warn of it
         raise TypeError(f"a parameter's apply returned {type(meant).__name__}: nothing is awaited here")

@@ -218,9 +218,6 @@ TOO_MANY_UNAUTHENTICATED = _fixed(
     421, "4.7.0", "Error: too many unauthenticated commands", "`max_allowed_unauthenticated_commands` is crossed"
 )
 LINE_TOO_LONG = _fixed(500, "5.5.2", "Error: Command line too long", "a command is longer than `max_command_length`")
-# RFC 4954 4: "the server fails the AUTH command with the 500 reply. Servers using the enhanced status codes extension
-# SHOULD return an enhanced status code of 5.5.6 in this case."
-AUTH_LINE_TOO_LONG = _fixed(500, "5.5.6", "Error: Command line too long", "a line of AUTH is longer than 12,288 octets")
 LINE_NEVER_ENDS = _fixed(421, "4.7.0", "Error: Command line too long", "no end of the line within the limit")
 BARE_LF = _fixed(500, "5.5.2", "Error: bare <LF> received", 'a command ends in a bare LF, with `bare_newline="reject"`')
 HTTP = _fixed(421, "4.7.0", "HTTP requests not allowed", "an HTTP request")
