@@ -137,7 +137,7 @@ class Listener:
         connection.counted = True
         return True
 
-    def _sni_problem(self, error: Exception, server_name: str | None) -> None:
+    def _sni_problem(self, error: BaseException, server_name: str | None) -> None:
         self.service.log.event(
             logging.ERROR, "tls", None, "sni_callback failed for %s, the default is used", server_name, error=error
         )

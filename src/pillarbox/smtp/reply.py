@@ -104,7 +104,7 @@ class Refused(Exception):
     failure: what went wrong in the application, for ``on_error``, where that is why.
     """
 
-    def __init__(self, answer: Reply, failure: Exception | None = None) -> None:
+    def __init__(self, answer: Reply, failure: BaseException | None = None) -> None:
         super().__init__(str(answer))
         self.reply = answer
         self.failure = failure
