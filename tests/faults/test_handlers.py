@@ -597,20 +597,25 @@ def ends_the_program(*_: Any) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def exits(*_: Any) -> NoReturn:
+    raise SystemExit(3)
+
+
 # The functions that uvloop or OpenSSL calls have nobody above them to tell.
 ENDING = [place for place in HANDLERS if place.name != "sni_callback"]
 
 
 @pytest.mark.parametrize("place", ENDING, ids=str)
+@pytest.mark.parametrize("ends", [ends_the_program, exits])
 @pytest.mark.parametrize("loop_name", ["asyncio", "uvloop"])
-def test_keyboard_interrupt_ends_the_program(place: Place, loop_name: str) -> None:
+def test_what_ends_the_program(place: Place, ends: Hook, loop_name: str) -> None:
     closed: list[str] = []
 
     async def program() -> None:
-        options = {"on_close": lambda session: closed.append(session.id), **place.options(ends_the_program)}
+        options = {"on_close": lambda session: closed.append(session.id), **place.options(ends)}
         async with serving(allow_insecure_auth=True, **options) as served:
             await place.reach(served)
             await asyncio.sleep(TIMEOUT)
 
-    with asyncio.Runner(loop_factory=_factory(loop_name)) as runner, pytest.raises(KeyboardInterrupt):
+    with asyncio.Runner(loop_factory=_factory(loop_name)) as runner, pytest.raises((KeyboardInterrupt, SystemExit)):
         runner.run(program())
