@@ -12,15 +12,18 @@ import os
 import socket
 import ssl
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from leftovers import nothing_left
 from pillarbox import ConnectionLost, HandshakeFailed, MessageStream, Session
+from program import WAIT, Start
 from support import TIMEOUT, Client, Served, b64, careless, on_both_loops, pem, serving
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -438,3 +441,39 @@ async def test_a_client_that_goes_in_the_proxy_header(
         await all_gone(served)
     assert handlers.opened == []
     assert handlers.errors == []
+
+
+# --- What is on the disk already
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("way", ["resets", "closes", "is silent"])
+@pytest.mark.parametrize("command", [b"DATA", b"BDAT 999999 LAST"])
+def test_no_file_is_left_of_a_client_that_vanished(start: Start, tmp_path: Path, way: str, command: bytes) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", "maildir:mail", "--set", f"socket_timeout={SILENCE}")
+    tmp, new = tmp_path / "mail" / "tmp", tmp_path / "mail" / "new"
+    with socket.create_connection(("127.0.0.1", program.port()), WAIT) as client:
+        replies = client.makefile("rb")
+        assert replies.readline().startswith(b"220 ")
+        for line in (b"HELO client.example", b"MAIL FROM:<a@example.org>", b"RCPT TO:<b@example.com>"):
+            client.sendall(line + b"\r\n")
+            assert replies.readline().startswith(b"250 ")
+        client.sendall(command + b"\r\n")
+        assert command != b"DATA" or replies.readline().startswith(b"354 ")
+        client.sendall((b"x" * 70 + b"\r\n") * 8_000)  # 576 kB: more than what waits in memory
+        until(lambda: any(tmp.iterdir()))
+        if way == "resets":
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if way == "is silent":
+            assert replies.readline() == b"421 Timeout - closing connection\r\n"
+        replies.close()
+    until(lambda: not any(tmp.iterdir()))
+    assert program.end() == 0
+    assert list(new.iterdir()) == []
+    assert list(tmp.iterdir()) == []
