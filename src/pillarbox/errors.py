@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+# What is no failure of the function it came out of, but the end of the program (or of the coroutine that waits for it).
+# All else that an application's function raises, also what is no Exception (asyncio.CancelledError, pytest's and trio's
+# own), is a failure and harms one command.
+PROGRAM_ENDS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+
 
 class ConfigurationError(ValueError):
     """An option has a wrong name, type or combination; the text names it and says what to do.

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
+import traceback
+from contextlib import suppress
 from logging import DEBUG, ERROR, INFO, WARNING
 from typing import TYPE_CHECKING, Any
 
+from pillarbox.errors import PROGRAM_ENDS
 from pillarbox.smtp.reply import printable
 
 if TYPE_CHECKING:
@@ -66,9 +70,21 @@ class EventLog:
         """Log one event, if the level is on."""
         if not self.enabled(level) or (session is not None and session.ignored):
             return
+        try:
+            self._write(level, log_fields(session, self._component, tnx), message, parts, error)
+        except PROGRAM_ENDS:
+            raise
+        except BaseException:  # noqa: BLE001 - a logger that fails must cost neither a reply nor a message
+            # As logging's own handlers do it, for what is not theirs: a filter, or an object of the application's.
+            if logging.raiseExceptions and sys.stderr is not None:
+                with suppress(Exception):
+                    traceback.print_exc(file=sys.stderr)
+
+    def _write(
+        self, level: int, fields: dict[str, Any], message: str, parts: tuple[object, ...], error: BaseException | None
+    ) -> None:
         # A client's or a handler's text must not forge a line of a text log.
         safe = tuple([printable(part) if isinstance(part, str) else part for part in parts])
-        fields = log_fields(session, self._component, tnx)
         logger = self._logger
         if isinstance(logger, logging.Logger):
             failure = None if error is None else (type(error), error, error.__traceback__)

@@ -1,6 +1,6 @@
-"""A disk that is full, and one that is read-only: a refusal that says "later", nothing half-written, and it recovers.
+"""A disk that is full, read-only, frozen or gone: a refusal that says "later", nothing half-written, and it recovers.
 
-Real ones: a tmpfs of its own for each test. It takes root to mount it.
+Real ones: a tmpfs of its own for each test, and an ext4 that is frozen. It takes root to mount them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import shutil
 import smtplib
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -99,3 +101,101 @@ def test_a_disk_that_is_read_only_from_the_start(start: Start, disk: Path) -> No
     program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
     assert program.wait() == 2
     assert "read-only file system" in " ".join(program.lines).lower()
+
+
+def test_a_disk_that_gets_full_with_several_messages_on_it(start: Start, disk: Path) -> None:
+    """Which of them fit is chance; each is stored whole or refused, and leaves nothing."""
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
+    port = program.port()
+    message = SMALL + (b"y" * 70 + b"\r\n") * 6_000  # 430 kB: the disk takes two of them
+    with ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(lambda _: refusal(port, message), range(6)))
+    stored = answers.count("")
+    assert stored <= 2  # all may have begun before one was whole
+    assert all(answer.startswith("452 ") for answer in answers if answer)
+    assert files(disk) == ["new"] * stored
+    for path in (disk / "mail" / "new").iterdir():
+        assert path.read_bytes().endswith(message.replace(b"\r\n", b"\n"))
+        path.unlink()
+    assert refusal(port, message) == ""
+
+
+def test_a_disk_that_gets_full_between_two_chunks(start: Start, disk: Path) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
+    with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+        client.ehlo()
+        for attempt in (LARGE, SMALL):  # refused, and then the same connection is good for another
+            client.mail("a@example.org")
+            client.rcpt("b@example.com")
+            half = len(attempt) // 2
+            codes = []
+            for octets, last in ((attempt[:half], ""), (attempt[half:], " LAST")):
+                client.send(b"BDAT %d%b\r\n" % (len(octets), last.encode()) + octets)
+                codes.append(client.getreply()[0])
+            assert codes == ([250, 452] if attempt is LARGE else [250, 250])
+    assert files(disk) == ["new"]
+
+
+def test_a_disk_without_inodes(start: Start, disk: Path) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
+    port = program.port()
+    mount("-o", "remount,nr_inodes=7", str(disk))  # root, mail, tmp, new and cur have five
+    answers = [refusal(port, SMALL) for _ in range(4)]
+    stored = answers.count("")
+    assert all(answer.startswith("452 ") for answer in answers if answer)
+    assert 0 < stored < 4
+    assert files(disk) == ["new"] * stored
+    mount("-o", "remount,nr_inodes=100", str(disk))
+    assert refusal(port, SMALL) == ""
+
+
+@pytest.mark.parametrize("gone", ["new", "tmp", ""])
+def test_a_folder_that_is_removed(start: Start, disk: Path, gone: str) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{disk}/mail")
+    port = program.port()
+    shutil.rmtree(disk / "mail" / gone)
+    answer = refusal(port, SMALL)
+    assert answer.startswith("451 ")
+    assert str(disk) not in answer
+    assert files(disk) == []
+    for name in ("tmp", "new", "cur"):
+        (disk / "mail" / name).mkdir(parents=True, exist_ok=True)
+    assert refusal(port, SMALL) == ""
+    assert files(disk) == ["new"]
+
+
+@pytest.fixture
+def frozen(tmp_path: Path) -> Iterator[Path]:
+    """Give an ext4 that can be frozen; it is thawed whatever becomes of the test, or nobody could end it."""
+    if shutil.which("fsfreeze") is None or shutil.which("mkfs.ext4") is None:
+        pytest.skip("fsfreeze and mkfs.ext4 are not here")
+    image, place = tmp_path / "image", tmp_path / "ext4"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(8 * 1024 * 1024)
+    subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
+    mount("-o", "loop", str(image), str(place))
+    dead_man = threading.Timer(WAIT, thaw, [place])
+    dead_man.start()
+    yield place
+    dead_man.cancel()
+    thaw(place)
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def thaw(place: Path) -> None:
+    subprocess.run(["fsfreeze", "--unfreeze", str(place)], check=False, capture_output=True)
+
+
+def test_a_disk_that_hangs(start: Start, frozen: Path) -> None:
+    """A client is answered in time, and what was not promised is not there when the disk comes back."""
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"maildir:{frozen}/mail", "--set", "handler_timeout=1")
+    port = program.port()
+    assert refusal(port, SMALL) == ""
+    subprocess.run(["fsfreeze", "--freeze", str(frozen)], check=True)
+    answer = refusal(port, SMALL)
+    thaw(frozen)
+    assert answer.startswith("451 ")
+    assert refusal(port, SMALL) == ""
+    assert program.end() == 0  # which waits for the threads
+    assert files(frozen) == ["new", "new"]

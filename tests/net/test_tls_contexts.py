@@ -569,7 +569,7 @@ async def _forgotten() -> None: ...
 
 @pytest.mark.parametrize("answer", [lambda _: 1 / 0, lambda _: "a.pem", lambda _: True, lambda _: _forgotten()])
 def test_a_callback_that_fails_is_reported_and_the_default_serves(answer: Any, pair: Pair) -> None:
-    problems: list[tuple[type[Exception], str | None]] = []
+    problems: list[tuple[type[BaseException], str | None]] = []
     options = Options(key=pair.key, cert=pair.cert, sni_callback=answer)
     contexts = TLSContexts(options, lambda error, name: problems.append((type(error), name)))
     ends = handshake(contexts.context, careless(), "Mx.example.com")
@@ -621,7 +621,7 @@ def test_its_own_callback_decides_where_no_option_does(own: ssl.SSLContext, othe
 def test_its_own_callback_may_refuse_and_may_fail(own: ssl.SSLContext) -> None:
     answers: list[Any] = [lambda: ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME, lambda: 1 / 0]
     own.sni_callback = lambda *_: answers.pop(0)()
-    problems: list[Exception] = []
+    problems: list[BaseException] = []
     contexts = TLSContexts(Options(ssl_context=own), lambda error, _: problems.append(error))
     with pytest.raises(ssl.SSLError):
         handshake(contexts.context, careless(), "own.example")

@@ -145,10 +145,12 @@ class Connection(TransportWire):
         conversation = self.conversation
         # A connection that breaks outside a transaction is how many clients end: no failure to speak of.
         in_transaction = conversation is not None and conversation.in_transaction
-        if isinstance(self.failure, HandshakeFailed) or (self.failure is not None and in_transaction):
-            await Asking(self.service, self.session, self).report(self.failure)
-        if conversation is not None and conversation.connected and self.service.hooks["on_close"] is not None:
-            await conversation.asking.tell_closed()
+        try:
+            if isinstance(self.failure, HandshakeFailed) or (self.failure is not None and in_transaction):
+                await Asking(self.service, self.session, self).report(self.failure)
+        finally:  # an on_error that hangs until the server cuts it off
+            if conversation is not None and conversation.connected and self.service.hooks["on_close"] is not None:
+                await conversation.asking.tell_closed()
 
     def _refusal(self) -> Reply | None:
         if self._is_of_ignored_host():

@@ -14,6 +14,8 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
+from pillarbox.errors import PROGRAM_ENDS
+
 if TYPE_CHECKING:
     import aiodns
     from cachetools import TLRUCache
@@ -188,7 +190,9 @@ class _Answers(Generic[Question, Answer]):
         try:
             async with asyncio.timeout(self._timeout):
                 return await self._ask(question)
-        except Exception:  # noqa: BLE001 - the resolver is the user's, its answers are a stranger's
+        except (asyncio.CancelledError, *PROGRAM_ENDS):
+            raise
+        except BaseException:  # noqa: BLE001 - the resolver is the user's, its answers are a stranger's
             return self._failure(question)
 
     def _keep(self, question: Question, task: asyncio.Task[Answer]) -> None:

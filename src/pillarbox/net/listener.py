@@ -214,7 +214,7 @@ class Listener:
         self.connections.count_network(connection, network)
         return True
 
-    def _sni_problem(self, error: Exception, server_name: str | None) -> None:
+    def _sni_problem(self, error: BaseException, server_name: str | None) -> None:
         self.service.log.event(
             logging.ERROR, "tls", None, "sni_callback failed for %s, the default is used", server_name, error=error
         )

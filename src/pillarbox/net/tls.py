@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from inspect import iscoroutine
 from typing import TYPE_CHECKING, Any
 
+from pillarbox.errors import PROGRAM_ENDS
 from pillarbox.net.binding import channel_bindings, note_certificates
 from pillarbox.net.certificates import Given, self_signed
 from pillarbox.net.dns import is_host_name
@@ -22,7 +23,7 @@ from pillarbox.session import TLSInfo
 if TYPE_CHECKING:
     from pillarbox.options import Options
 
-OnProblem = Callable[[Exception, str | None], None]
+OnProblem = Callable[[BaseException, str | None], None]
 TLSObject = ssl.SSLObject | ssl.SSLSocket
 
 _SERVERNAME = "pillarbox_servername"  # the attribute of the ssl object that outlives the callback
@@ -181,7 +182,9 @@ class _ServerNames:
                 ssl_object.context = chosen  # changes certificate and authorities, nothing else
             elif self.earlier is not None:
                 return self.earlier(ssl_object, server_name, base)
-        except Exception as error:  # noqa: BLE001 - a user's code
+        except PROGRAM_ENDS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's code
             self._report(error, name)
         return None
 
@@ -190,7 +193,9 @@ class _ServerNames:
             return None
         try:
             return _context_or_none(self.callback(name))
-        except Exception as error:  # noqa: BLE001 - a user's code
+        except PROGRAM_ENDS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - a user's code
             self._report(error, name)
             return None
 
@@ -198,7 +203,7 @@ class _ServerNames:
         # RFC 9525 6.3: the wildcard is "the complete left-most DNS label", and stands for one.
         return self.hosts.get(name) or self.hosts.get("*." + name.partition(".")[2])
 
-    def _report(self, error: Exception, name: str | None) -> None:
+    def _report(self, error: BaseException, name: str | None) -> None:
         with suppress(Exception):
             if self.on_problem is not None:
                 self.on_problem(error, name)

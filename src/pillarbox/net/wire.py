@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
-from pillarbox.errors import ConnectionLost, HandshakeFailed
+from pillarbox.errors import PROGRAM_ENDS, ConnectionLost, HandshakeFailed
 from pillarbox.net.apart import Apart
 from pillarbox.net.bulk import Bulk
 from pillarbox.net.timelimit import TimeLimit
@@ -429,7 +429,7 @@ class TransportWire(asyncio.Protocol):
         if isinstance(error, asyncio.CancelledError):  # else a handler awaited something that was cancelled
             task = asyncio.current_task()
             return task is None or task.cancelling() > 0
-        return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)
+        return isinstance(error, PROGRAM_ENDS)
 
     def apart(self, coroutine: Coroutine[Any, Any, None]) -> Apart:
         return Apart(coroutine)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from inspect import isawaitable, iscoroutine
 from logging import WARNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pillarbox.errors import Reject
+from pillarbox.errors import PROGRAM_ENDS, Reject
 from pillarbox.smtp import reply
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.sasl import AuthRequest
@@ -29,6 +29,8 @@ class Rule:
     failure: Reply = reply.LOCAL_ERROR
 
 
+_Made = TypeVar("_Made")
+
 ON_CONNECT = Rule("on_connect", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_SECURE = Rule("on_secure", reply.CONNECTION_REFUSED, reply.LOCAL_ERROR_CLOSING)
 ON_AUTH = Rule("on_auth", reply.BAD_CREDENTIALS, reply.AUTH_FAILED_HERE)
@@ -41,6 +43,16 @@ ON_EXPN = Rule("on_expn", reply.NO_SUCH_LIST)
 ON_HELP = Rule("on_help", reply.NO_HELP)
 ON_DATA = Rule("on_data", reply.MESSAGE_REFUSED)
 _XCLIENT_LOGIN = Rule("on_auth", reply.LOGIN_REFUSED, reply.AUTH_FAILED_HERE)
+
+
+def made(make: Callable[[], _Made], rule: Rule) -> _Made:
+    """Return what a hook's answer comes to; where nothing can be made of it the hook has failed: raises Refused."""
+    try:
+        return make()
+    except PROGRAM_ENDS:
+        raise
+    except BaseException as error:
+        raise Refused(rule.failure, error) from error
 
 
 class Asking:
@@ -97,15 +109,18 @@ class Asking:
         """Tell ``on_error``; a failure of that is logged."""
         try:
             await self._tell("on_error", error, self.session)
-        except Exception as second:  # noqa: BLE001 - there is no one left to tell but the log
+        except BaseException as second:
+            if self.wire.ends_with(second):
+                raise
+            # There is no one left to tell but the log.
             self.service.log.event(WARNING, "error", self.session, "on_error failed", error=second)
 
     async def tell_closed(self) -> None:
         """Tell ``on_close``; what it raises is only reported."""
         try:
             await self._tell("on_close", self.session)
-        except Exception as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
-            await self.report(error)
+        except BaseException as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
+            await self.failed(error)
 
     async def tell_reset(self) -> None:
         """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
@@ -213,8 +228,8 @@ class Asking:
         """Whether an answer accepts; raises Refused where it cannot be asked."""
         try:
             return bool(user)
-        except Exception as error:
-            await self.report(error)
+        except BaseException as error:
+            await self.failed(error)
             raise Refused(rule.failure) from error
 
     async def vouched_user(self, login: str) -> object:

@@ -20,6 +20,7 @@ from pillarbox.smtp.asking import (
     ON_SECURE,
     ON_VRFY,
     Rule,
+    made,
 )
 from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
@@ -283,7 +284,7 @@ def help_(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
 
 async def _ask_for_help(c: Conversation, topic: str) -> Reply:
     text = await c.asking.ask(ON_HELP, topic, c.session)
-    return reply.HELP if text is None else reply.text_lines(214, "2.0.0", str(text).splitlines())
+    return reply.HELP if text is None else reply.text_lines(214, "2.0.0", made(lambda: str(text).splitlines(), ON_HELP))
 
 
 def vrfy(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
@@ -296,7 +297,7 @@ async def _ask_for_mailbox(c: Conversation, address: str, utf8: bool) -> Reply:
     found = await _ask_with_utf8(c, ON_VRFY, address, utf8)
     if found is None:
         return reply.CANNOT_VERIFY
-    shown = str(found)
+    shown = made(lambda: str(found), ON_VRFY)
     return reply.text_lines(250, "2.1.5", [shown], utf8=utf8) if utf8 or shown.isascii() else reply.CANNOT_SHOW
 
 
@@ -304,12 +305,16 @@ async def expn(c: Conversation, argument: str) -> Reply:
     """List the members of a mailing list (RFC 5321 4.1.1.7); known where the application has ``on_expn``."""
     argument, utf8 = _mailbox_and_utf8(argument, "EXPN list")
     members = await _ask_with_utf8(c, ON_EXPN, argument, utf8)
-    if not members:
+    shown = made(lambda: _members(members), ON_EXPN)
+    if not shown:
         raise Refused(ON_EXPN.refusal)
-    shown = [members] if isinstance(members, str) else [str(member) for member in members]
     if not (utf8 or all(member.isascii() for member in shown)):
         raise Refused(reply.MAILBOX_NEEDS_UTF8)
     return reply.text_lines(250, "2.1.5", shown, utf8=utf8)
+
+
+def _members(answer: Any) -> list[str]:
+    return [answer] if answer and isinstance(answer, str) else [str(member) for member in answer or ()]
 
 
 def _mailbox_and_utf8(argument: str, form: str) -> tuple[str, bool]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from pillarbox.errors import Reject
+from pillarbox.errors import PROGRAM_ENDS, Reject
 from pillarbox.extension import Asked, Parameter
 from pillarbox.session import BodyType
 from pillarbox.smtp import reply
@@ -43,9 +43,9 @@ def _applied(parameter: Parameter, asked: Asked, value: str) -> object:
         return _checked(parameter.apply(asked, value))
     except Reject as reject:
         raise Refused(reply.from_reject(reject, reply.BAD_PARAMETERS)) from reject
-    except (Refused, KeyboardInterrupt, SystemExit):
+    except (Refused, *PROGRAM_ENDS):
         raise
-    except BaseException as error:  # an application's own parameter; whatever it was, as in a handler
+    except BaseException as error:  # an application's own parameter
         raise Refused(reply.LOCAL_ERROR, error) from error
 
 

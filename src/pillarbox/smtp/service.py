@@ -7,7 +7,7 @@ from dataclasses import replace
 from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
-from pillarbox.errors import ConfigurationError
+from pillarbox.errors import PROGRAM_ENDS, ConfigurationError
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
 from pillarbox.smtp import limits, reply, sasl
@@ -129,7 +129,9 @@ class Service:
             return True
         try:
             return bool(self.mechanisms[name].offered(session))
-        except Exception as error:  # noqa: BLE001 - an application's; the others are offered nevertheless
+        except PROGRAM_ENDS:
+            raise
+        except BaseException as error:  # noqa: BLE001 - an application's; the others are offered nevertheless
             self.log.event(ERROR, "error", session, "offered() of the mechanism %s failed", name, error=error)
             return False
 
@@ -190,7 +192,9 @@ class Service:
                 if hasattr(line, "__await__"):
                     getattr(line, "close", bool)()
                 return None if line is None else check_keyword(line)
-            except Exception as error:  # noqa: BLE001 - an application's; the others are announced nevertheless
+            except PROGRAM_ENDS:
+                raise
+            except BaseException as error:  # noqa: BLE001 - an application's; the others are announced nevertheless
                 self.log.event(ERROR, "error", session, "the EHLO keyword of an extension failed", error=error)
                 return None
 
@@ -233,7 +237,9 @@ class Service:
             if isinstance(keywords, str):
                 raise TypeError("on_ehlo must return a list of keywords, not one string")
             return [check_keyword(keyword).encode() for keyword in keywords]
-        except (TypeError, ConfigurationError) as error:
+        except PROGRAM_ENDS:
+            raise
+        except BaseException as error:
             raise Refused(reply.LOCAL_ERROR, error) from error
 
     def hello_text(self, session: Session) -> str:
