@@ -166,7 +166,7 @@ OPTIONS: dict[str, Any] = {
     "allow_insecure_auth": True,
     "hide_dsn": False,
     "on_auth": accepts,
-    "socket_timeout": 3.0,
+    "socket_timeout": 30.0,
     "size": 50,
     "use_xclient": ["127.0.0.1"],
     "use_xforward": ["127.0.0.1"],
