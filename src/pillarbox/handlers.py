@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from logging import ERROR, INFO, WARNING
+from logging import ERROR, INFO
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import ConnectionLost, HandshakeFailed, Reject
@@ -149,7 +149,8 @@ class Handlers:
         error: HandshakeFailed, ConnectionLost (in a transaction), or what a handler raised.
         """
         if isinstance(error, HandshakeFailed | ConnectionLost):
-            self._log.event(WARNING, "error", session, "%s", str(error))
+            # Not a warning: on a public port scanners do this all day long, and nothing is wrong here.
+            self._log.event(INFO, "error", session, "%s", str(error))
         else:
             self._log.event(ERROR, "error", session, "%s: %s", type(error).__name__, str(error), error=error)
         return _NOTHING

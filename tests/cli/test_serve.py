@@ -364,6 +364,22 @@ class TestLog:
         send(program.port())
         program.line(r"^debug: .*MAIL.* \[127\.0\.0\.1 \w{16}\]$")
 
+    def test_a_server_name_outside_ascii_is_one_line_and_no_traceback(self, start: Start) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        written = ssl.MemoryBIO()
+        with pytest.raises(ssl.SSLWantReadError):
+            context.wrap_bio(ssl.MemoryBIO(), written, server_hostname="q" * 9).do_handshake()
+        program = start("--listen", "127.0.0.1:0", "--deliver", "discard:", "--set", "secure=true")
+        with socket.create_connection(("127.0.0.1", program.port()), timeout=10) as client:
+            client.sendall(written.read().replace(b"q" * 9, b"\xff" * 9))
+            while client.recv(1024):
+                pass
+        assert program.end() == 0
+        log = "\n".join(program.lines)
+        assert "a server name (SNI) outside ASCII: the handshake ends" in log
+        assert "Traceback" not in log
+
     def test_logger_option_shows_nothing_twice(self, start: Start) -> None:
         program = start("--listen", "127.0.0.1:0", "--set", "logger=true", "--deliver", "discard:")
         send(program.port())

@@ -101,7 +101,7 @@ def test_what_is_said_of_memory(verdict: ModuleType) -> None:
 
 
 def test_what_is_said_of_a_log(verdict: ModuleType) -> None:
-    usual = ["WARNING:pillarbox:TLS handshake failed: ConnectionResetError", "closed"]
+    usual = ["INFO:pillarbox:TLS handshake failed: ConnectionResetError", "closed"]
     assert not verdict.of_log(usual).failed
     for line in (
         "Traceback (most recent call last):",

@@ -102,11 +102,18 @@ def test_sslscan_finds_nothing_weak(server: Server, form: str, case: Case, tmp_p
     assert {subject.text for subject in report.iter("subject")} == {case.name}
 
 
-@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
 # It shows no certificate of its own (3.2 is the first version that can): where one is required sslscan has to do.
-@pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes a minute for each: only with LONG_TESTS=1")
+TESTSSL_CASES = ["plain", "certificate optional, none", "name a.example"]
+if os.environ.get("LONG_TESTS") != "all":
+    del TESTSSL_CASES[1:]
+
+
+@pytest.mark.promises("TLS", "Scanners find nothing weak: sslscan, and nothing above low testssl.sh.")
+@pytest.mark.skipif(
+    "LONG_TESTS" not in os.environ, reason="takes a minute for each: LONG_TESTS=1, or all for the others"
+)
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("case", ["plain", "certificate optional, none", "name a.example"], indirect=True)
+@pytest.mark.parametrize("case", TESTSSL_CASES, indirect=True)
 @pytest.mark.parametrize("form", FORMS)
 def test_testssl_finds_nothing_above_low(server: Server, form: str, case: Case, tmp_path: Path) -> None:
     scan = program("testssl", "testssl.sh")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import signal
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -280,8 +281,17 @@ def _is_not_reported(record: logging.LogRecord) -> bool:
     return not (from_library and getattr(record, "tnx", "") in _REPORTED)
 
 
+def _note_unraisable(found: sys.UnraisableHookArgs) -> None:
+    """Log what CPython would print past every log: of a server name outside ASCII, which any client may send, a line."""
+    if isinstance(found.exc_value, UnicodeDecodeError):
+        _log.info("a server name (SNI) outside ASCII: the handshake ends", extra=log_fields(None, "program", "tls"))
+    else:
+        sys.__unraisablehook__(found)
+
+
 def log_to_stderr(level: str) -> None:
     """Show the library's and the program's records from ``level`` up, and everyone else's warnings."""
+    sys.unraisablehook = _note_unraisable
     handler = logging.StreamHandler()
     handler.setFormatter(LineFormatter())
     handler.addFilter(_is_not_reported)
