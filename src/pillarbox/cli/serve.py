@@ -282,7 +282,7 @@ def _is_not_reported(record: logging.LogRecord) -> bool:
 
 
 def _note_unraisable(found: sys.UnraisableHookArgs) -> None:
-    """Log what CPython would print past every log: of a server name outside ASCII, which any client may send, a line."""
+    """Log what CPython prints past every log: of a server name outside ASCII, which any client may send, a line."""
     if isinstance(found.exc_value, UnicodeDecodeError):
         _log.info("a server name (SNI) outside ASCII: the handshake ends", extra=log_fields(None, "program", "tls"))
     else:
