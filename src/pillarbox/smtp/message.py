@@ -6,7 +6,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from pillarbox.errors import MessageTooLarge
-from pillarbox.smtp import chunks, reply
+from pillarbox.smtp import chunks, limits, reply
 from pillarbox.smtp.asking import ON_DATA
 from pillarbox.smtp.body import DataDecoder
 from pillarbox.smtp.chunks import ChunkDecoder, Chunks
@@ -62,6 +62,8 @@ async def data(c: Conversation, argument: str) -> Reply | None:
 async def bdat(c: Conversation, argument: str) -> None:
     """Receive a chunk; with the first one the message goes to the handler, which gets all of them as one stream."""
     size, last = chunks.parse(argument)
+    if not (size or last):
+        limits.junk(c)  # it brings the message no nearer
     if c.chunks is not None:  # the stream waits for it
         c.chunks.begin(size, last)
         return
@@ -96,6 +98,7 @@ def _refuse_discarded(c: Conversation, last: bool, refusal: Reply) -> None:
     # RFC 2033 4.3: a BDAT command with LAST has one reply for each previously successful RCPT command in the mail
     # transaction, and "if there were no previously successful RCPT commands in the mail transaction, then the BDAT LAST
     # command returns zero replies": a client that sends ahead counts on that.
+    limits.junk(c)
     for _ in range(c.chunk_recipients if begun else 0):
         c.reply(refusal)
 
