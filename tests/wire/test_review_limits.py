@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 
 from pillarbox import (
+    AuthRequest,
     Command,
     Extension,
     Reject,
     Reply,
     Session,
 )
-from support import Client, recorded, serving
+from support import PLAIN, Client, b64, recorded, serving
 
 
 def no_one(*_: Any) -> None:
@@ -100,3 +102,59 @@ async def test_malformed_recipients_do_not_fill_the_log() -> None:
             for _ in range(50):
                 assert (await client.command("RCPT TO:<a..b@example.com>")).code in (501, 452)
         assert len(records) <= 11
+
+
+# --- Logins
+
+
+def only_right(auth: AuthRequest, session: Session) -> bool:
+    """Refuse every password but one."""
+    return "secret" in (auth.password, auth.access_token)
+
+
+@pytest.mark.parametrize("option", ["rates_per_address", "rates_per_account", "rates_over_all"])
+async def test_logins_at_once_do_not_get_around_a_rate(option: str) -> None:
+    together = asyncio.Event()
+    waiting: list[str] = []
+
+    async def on_auth(auth: AuthRequest, session: Session) -> bool:
+        waiting.append(auth.password)
+        if len(waiting) == 12:
+            together.set()
+        await together.wait()
+        return auth.password == "5"
+
+    options: dict[str, Any] = {option: {"auth_failures": "3/hour"}}
+    async with serving(on_auth=on_auth, allow_insecure_auth=True, **options) as served:
+        clients = [await served.hello() for _ in range(12)]
+        for n, client in enumerate(clients):
+            await client.send(f"AUTH PLAIN {b64(chr(0) + 'ann' + chr(0) + str(n))}\r\n".encode())
+        codes = [(await client.reply()).code for client in clients]
+        # Twelve guesses at once are no more than three, and what was right does not show.
+        assert sorted(codes, reverse=True) == [535] * 3 + [454 if option == "rates_per_account" else 421] * 9
+
+
+async def test_a_rate_of_an_account_holds_however_its_name_is_written() -> None:
+    async with serving(
+        rates_per_account={"auth_failures": "2/hour"}, on_auth=only_right, allow_insecure_auth=True
+    ) as served:
+        codes = []
+        for name in ("Ann", "ANN", "ann"):
+            client = await served.hello()
+            codes.append((await client.command("AUTH PLAIN " + b64(f"\0{name}\0wrong"))).code)
+        assert codes == [535, 535, 454]
+
+
+async def test_a_login_that_cannot_be_checked_now_is_no_failed_one() -> None:
+    def on_auth(auth: AuthRequest, session: Session) -> bool:
+        if auth.password == "later":
+            raise Reject(454, "The directory is away")
+        return only_right(auth, session)
+
+    async with serving(
+        rates_per_account={"auth_failures": "2/hour"}, on_auth=on_auth, allow_insecure_auth=True
+    ) as served:
+        client = await served.hello()
+        for _ in range(5):
+            assert (await client.command("AUTH PLAIN " + b64("\0ann\0later"))).code == 454
+        assert (await client.command("AUTH PLAIN " + PLAIN)).code == 235
