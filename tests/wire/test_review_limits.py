@@ -13,11 +13,12 @@ from pillarbox import (
     AuthRequest,
     Command,
     Extension,
+    MessageStream,
     Reject,
     Reply,
     Session,
 )
-from support import PLAIN, Client, b64, recorded, serving
+from support import PLAIN, TIMEOUT, Client, b64, on_both_loops, recorded, serving
 
 
 def no_one(*_: Any) -> None:
@@ -158,3 +159,88 @@ async def test_a_login_that_cannot_be_checked_now_is_no_failed_one() -> None:
         for _ in range(5):
             assert (await client.command("AUTH PLAIN " + b64("\0ann\0later"))).code == 454
         assert (await client.command("AUTH PLAIN " + PLAIN)).code == 235
+
+
+# --- Time
+
+
+@on_both_loops
+async def test_pieces_of_commands_between_chunks_do_not_get_around_the_rate() -> None:
+    async with serving(min_data_rate=1000, socket_timeout=0.5, command_timeout=60.0) as served:
+        client = await served.hello()
+        await client.envelope()
+
+        async def dribble() -> None:
+            with contextlib.suppress(ConnectionError):
+                await client.send(b"BD")
+                for _ in range(100):
+                    await asyncio.sleep(0.1)
+                    await client.send(b"AT 1\r\nxBD")
+
+        task = asyncio.create_task(dribble())
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while (heard := await client.hear()).startswith("250"):
+                    pass
+        finally:
+            task.cancel()
+        assert heard == "421 Timeout - the message comes too slowly"
+
+
+@on_both_loops
+async def test_a_handler_that_stopped_waiting_may_take_its_time() -> None:
+    async def on_data(stream: MessageStream, session: Session) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stream.read(), 0.05)
+        await asyncio.sleep(1.2)
+        await stream.read()
+
+    async with serving(socket_timeout=0.4, min_data_rate=100_000, on_data=on_data) as served:
+        client = await served.hello()
+        await client.envelope()
+        assert (await client.command("DATA")).code == 354
+        await asyncio.sleep(0.9)
+        await client.send(b"x\r\n.\r\n")
+        assert await client.hear() == "250 OK: message queued"
+
+
+@on_both_loops
+async def test_a_proxy_header_in_pieces_does_not_get_around_its_time() -> None:
+    async with serving(use_proxy=["127.0.0.1"], proxy_timeout=0.4) as served:
+        client = await served.connect()
+
+        async def dribble() -> None:
+            with contextlib.suppress(ConnectionError):
+                for octet in b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 25".ljust(200):
+                    await client.send(bytes((octet,)))
+                    await asyncio.sleep(0.015)
+
+        began = asyncio.get_running_loop().time()
+        task = asyncio.create_task(dribble())
+        try:
+            assert await client.line() == b"* BAD Invalid PROXY header\r\n"
+            assert asyncio.get_running_loop().time() - began < 0.8
+        finally:
+            task.cancel()
+
+
+async def test_a_delay_that_is_set_is_the_delay_even_where_it_is_long() -> None:
+    waited: list[float] = []
+
+    class Wire:
+        async def delay(self, seconds: float) -> None:
+            waited.append(seconds)
+
+    from pillarbox.smtp import limits
+
+    class Service:
+        class options:  # noqa: N801
+            auth_failure_delay = 45.0
+
+    class Conversation:
+        auth_failures = 0
+        service = Service
+        wire = Wire()
+
+    await limits.login_failed(Conversation)  # type: ignore[arg-type]
+    assert waited == [45.0]
