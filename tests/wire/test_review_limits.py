@@ -244,3 +244,24 @@ async def test_a_delay_that_is_set_is_the_delay_even_where_it_is_long() -> None:
 
     await limits.login_failed(Conversation)  # type: ignore[arg-type]
     assert waited == [45.0]
+
+
+# --- State
+
+
+async def test_a_connection_that_is_refused_holds_no_place() -> None:
+    async with serving(use_proxy=["127.0.0.1"], max_clients=2, max_clients_per_address=1, name="mx.test") as served:
+
+        async def from_(address: str) -> tuple[Client, str]:
+            client = await served.connect()
+            await client.send(f"PROXY TCP4 {address} 192.0.2.25 4000 25\r\nEHLO".encode())
+            return client, await client.hear()
+
+        first = await served.connect()
+        await first.send(b"PROXY TCP4 192.0.2.1 192.0.2.25 4000 25\r\n")
+        assert (await first.hear())[:3] == "220"
+        _, said = await from_("192.0.2.1")
+        assert "Too many connections" in said
+        other = await served.connect()  # while that one lingers
+        await other.send(b"PROXY TCP4 192.0.2.2 192.0.2.25 4000 25\r\n")
+        assert (await other.hear())[:3] == "220"
