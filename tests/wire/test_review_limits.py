@@ -12,11 +12,13 @@ import pytest
 from pillarbox import (
     AuthRequest,
     Command,
+    ConfigurationError,
     Extension,
     MessageStream,
     Reject,
     Reply,
     Session,
+    SMTPServer,
 )
 from support import PLAIN, TIMEOUT, Client, b64, on_both_loops, recorded, serving
 
@@ -265,3 +267,28 @@ async def test_a_connection_that_is_refused_holds_no_place() -> None:
         other = await served.connect()  # while that one lingers
         await other.send(b"PROXY TCP4 192.0.2.2 192.0.2.25 4000 25\r\n")
         assert (await other.hear())[:3] == "220"
+
+
+async def test_a_store_that_hangs_costs_one_wait_and_not_one_for_each_command() -> None:
+    async def hang(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    silent = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    rates = {"recipients": "100/hour", "messages": "100/hour"}
+    async with (
+        silent,
+        serving(rates_over_all=rates, rates_per_address=rates, rate_store=f"redis://127.0.0.1:{port}/0") as served,
+    ):
+        client = await served.hello()
+        began = asyncio.get_running_loop().time()
+        assert await client.deliver(b"x\r\n", *(f"r{n}@example.com" for n in range(10))) == "250 OK: message queued"
+        assert asyncio.get_running_loop().time() - began < 2.5
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:port/0", "redis://:hidden@127.0.0.1:port/x", "rediss://"])
+async def test_a_url_that_is_none_is_a_configuration_error(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="option rate_store: must be") as failure:
+        SMTPServer(rates_over_all={"messages": "1/hour"}, rate_store=url)
+    assert "hidden" not in str(failure.value)
