@@ -15,6 +15,7 @@ from pillarbox import (
     ConfigurationError,
     Extension,
     MessageStream,
+    Recipient,
     Reject,
     Reply,
     Session,
@@ -105,6 +106,41 @@ async def test_malformed_recipients_do_not_fill_the_log() -> None:
             for _ in range(50):
                 assert (await client.command("RCPT TO:<a..b@example.com>")).code in (501, 452)
         assert len(records) <= 11
+
+
+@pytest.mark.parametrize("how", ["DATA", "BDAT"])
+@pytest.mark.parametrize("lmtp", [False, True])
+async def test_a_message_that_is_refused_does_not_begin_the_counts_anew(how: str, lmtp: bool) -> None:
+    def known(address: Recipient, session: Session) -> None:
+        if address.address != "known@example.com":
+            raise Reject(550, "No such user")
+
+    async with serving(max_refused_recipients=4, max_errors=4, on_rcpt_to=known, lmtp=lmtp) as served:
+        client = await served.hello()
+        codes = []
+        for _ in range(2):
+            await client.envelope("a@example.com", "known@example.com")
+            codes += [(await client.command("RCPT TO:<guess@example.com>")).code for _ in range(3)]
+            if how == "DATA":
+                assert (await client.data(b"a NUL \0 is refused\r\n")).code == 550
+            else:
+                await client.send(b"BDAT 3 LAST\r\n\0\r\n")
+                assert (await client.reply()).code == 550
+        assert codes == [550] * 4 + [452] * 2
+
+
+async def test_in_lmtp_one_recipient_that_is_accepted_is_enough() -> None:
+    def on_data(stream: MessageStream, session: Session) -> list[Any]:
+        return [Reject(550, "Full"), None, Reject(550, "Full")]
+
+    async with serving(lmtp=True, max_errors=3, on_data=on_data) as served:
+        client = await served.hello()
+        for _ in range(3):
+            assert (await client.command("FOO")).code == 500
+            assert (await client.command("FOO")).code == 500
+            await client.envelope("a@example.com", *(f"r{n}@example.com" for n in range(3)))
+            assert (await client.data(b"x\r\n")).code == 550
+            assert [(await client.reply()).code for _ in range(2)] == [250, 550]
 
 
 # --- Logins

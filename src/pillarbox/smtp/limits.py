@@ -51,7 +51,7 @@ class Rates(Protocol):
 
 
 class Counts:
-    """What a client has done since its last message, or since it came; most sessions have none."""
+    """What a client has done since a message was accepted, or since it came; most sessions have none."""
 
     __slots__ = ("errors", "junk", "logged", "path_refused", "refused_recipients")
 

@@ -49,6 +49,7 @@ async def data(c: Conversation, argument: str) -> Reply | None:
     if stream.refusal is not None:  # stands even where the handler swallowed it
         answer = _in_its_place(c, stream.refusal, answer)
     if answer is None and not service.options.lmtp:
+        c.counts = None
         _end_message(c, stream, service.accepted)
         if not wire.buffered():
             return service.accepted
@@ -149,13 +150,19 @@ async def _answer_message(c: Conversation, answer: object) -> Reply:
     """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes."""
     if not c.service.options.lmtp:
         last = await c.asking.message_reply(answer)
-        c.reply(last)
+        _reply(c, last)
         return last
     closes = None
     async for last in c.asking.recipient_replies(answer):
-        c.reply(last)
+        _reply(c, last)
         closes = last if last.code == 421 else closes
     return closes or last
+
+
+def _reply(c: Conversation, answer: Reply) -> None:
+    if answer.code < 400:
+        c.counts = None  # a message that is refused proves nothing, and guesses recipients without a trace
+    c.reply(answer)
 
 
 def _in_its_place(c: Conversation, refusal: Reject, answer: object) -> Refused:
@@ -174,7 +181,6 @@ def _lost(c: Conversation, stream: MessageStream, envelope: Envelope, answer: ob
 def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
     if c.informs:
         _log(c, "message", stream, c.session.envelope, str(last))
-    c.counts = None
     c.reset()
 
 
