@@ -21,6 +21,7 @@ from pillarbox import (
     Session,
     SMTPServer,
 )
+from pillarbox.smtp import limits
 from support import PLAIN, TIMEOUT, Client, b64, on_both_loops, recorded, serving
 
 
@@ -106,6 +107,17 @@ async def test_malformed_recipients_do_not_fill_the_log() -> None:
             for _ in range(50):
                 assert (await client.command("RCPT TO:<a..b@example.com>")).code in (501, 452)
         assert len(records) <= 11
+
+
+async def test_recipients_without_end_have_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "_OVERSHOOT", 20)
+    async with serving(max_refused_recipients=10) as served:
+        client = await served.hello()
+        await client.envelope()
+        with recorded(logging.INFO) as records:
+            replies = await replies_until_closed(client, "RCPT TO:<a..b@example.com>")
+        assert [reply[:3] for reply in replies] == ["501"] * 10 + ["452"] * 19 + ["421"]
+        assert len(records) == 12
 
 
 @pytest.mark.parametrize("how", ["DATA", "BDAT"])
@@ -268,8 +280,6 @@ async def test_a_delay_that_is_set_is_the_delay_even_where_it_is_long() -> None:
     class Wire:
         async def delay(self, seconds: float) -> None:
             waited.append(seconds)
-
-    from pillarbox.smtp import limits
 
     class Service:
         class options:  # noqa: N801
