@@ -349,6 +349,7 @@ def networks(name: str, value: bool | Sequence[str]) -> bool | tuple[str, ...]:
 
 _OF_CLIENTS = ("connections", "messages", "recipients", "auth_failures", "errors")
 _OF_ACCOUNTS = ("messages", "recipients", "auth_failures")
+_NO_STORE = 'must be "memory" or the URL of a Redis server: redis://host:port/db'
 
 
 def client_rates(name: str, value: Mapping[str, str] | None) -> Mapping[str, str] | None:
@@ -383,11 +384,16 @@ def rate_store(name: str, value: str) -> str:
     if value == "memory":
         return value
     if not re.match(r"(redis|rediss)://\S+$", value):
-        wrong(name, 'must be "memory" or the URL of a Redis server: redis://host:port/db')
+        wrong(name, _NO_STORE)
     try:
-        import redis  # noqa: F401
+        import redis  # noqa: F401 - asked for by its own name, which is what is missing
+        from redis.asyncio.connection import parse_url
     except ImportError:
         wrong(name, "needs the extra 'redis': pip install 'pillarbox[redis]'")
+    try:
+        parse_url(value)
+    except ValueError:
+        wrong(name, _NO_STORE)
     return value
 
 

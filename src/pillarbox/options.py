@@ -469,22 +469,22 @@ class Options:
     max_errors: int | None = _option(
         10,
         LIMITS,
-        "So many errors of syntax or protocol (unknown verbs too) without a message between end a connection: the last"
-        " of them gets 421. What your handlers refuse is no error.",
+        "So many errors of syntax or protocol (unknown verbs too) without an accepted message between end a connection:"
+        " the last of them gets 421. What your handlers refuse is no error.",
         check=optioncheck.positive,
     )
     max_junk_commands: int | None = _option(
         100,
         LIMITS,
         "So many commands that bring no message nearer may come without one (NOOP, RSET, VRFY, EXPN, HELP, a second"
-        " EHLO, a refused command that is no error); the next gets 421.",
+        " EHLO, an empty chunk, a refused command that is no error); the next gets 421.",
         check=optioncheck.positive,
     )
     max_refused_recipients: int | None = _option(
         100,
         LIMITS,
-        "After so many refused recipients without a message further ones are not looked at: 421, or 452 where the"
-        " transaction has recipients that would be lost. It slows those who guess addresses.",
+        "After so many refused recipients without an accepted message further ones are not looked at: 421, or 452 where"
+        " the transaction has recipients that would be lost. It slows those who guess addresses.",
         check=optioncheck.positive,
     )
     max_auth_failures: int | None = _option(
@@ -496,7 +496,8 @@ class Options:
     auth_failure_delay: float = _seconds(
         1.0,
         LIMITS,
-        "A failed login is answered so much later; each further one of the connection twice as late as the one before.",
+        "A failed login is answered so much later; each further one of the connection twice as late as the one before,"
+        " up to 30 seconds.",
         check=optioncheck.not_negative,
     )
     command_timeout: float | None = _seconds(

@@ -170,6 +170,7 @@ class Connection(TransportWire):
         return self.service.too_many_connections
 
     def _turn_away(self, refusal: Reply) -> None:
+        self.listener.connections.uncount(self)  # now: its end may take seconds, and many of them all places
         if not self.listener.tls_first:  # a 421 would break the client's handshake
             self.out += refusal.coded if self.service.codes else refusal.plain
 

@@ -70,14 +70,18 @@ class Connections:
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is over."""
         self.all.discard(connection)
+        self.uncount(connection)
+        if self._emptied is not None and not self.all:
+            self._emptied.set()
+
+    def uncount(self, connection: Connection) -> None:
+        """Give back the places of a connection."""
         if connection.counted:
             connection.counted = False
             self.counted -= 1
             connection.listener.counted -= 1
         if connection.network is not None:
             self.count_network(connection, None)
-        if self._emptied is not None and not self.all:
-            self._emptied.set()
 
     def count_network(self, connection: Connection, network: str | None) -> None:
         """Count a connection where its client comes from, and no longer where it was counted before."""

@@ -6,6 +6,7 @@ In this process (at most ``KEPT`` addresses and accounts, those seen last), or i
 from __future__ import annotations
 
 import asyncio
+import unicodedata
 from hashlib import sha256
 from logging import INFO, WARNING
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from pillarbox.options import Options
     from pillarbox.session import Session
 
-# So many keys are remembered in memory, at about 400 octets each.
+# So many keys are remembered in memory, at 500 octets each, and 900 where they are the longest account names.
 KEPT = 100_000
 # How long a store may take to answer; mail does not wait for what counts it.
 STORE_TIME = 1.0
+# How long a store that failed is not asked again: each command would wait for it anew.
+STORE_REST = 5.0
 # An account's name is the client's: a longer one is kept as its digest.
 _LONGEST_KEY = 200
 
@@ -75,6 +78,7 @@ class ClientRates:
         self._waits = options.rate_store != "memory"
         self._log = log
         self._store_fails = False
+        self._asks_again = 0.0  # when it does, by the loop's clock
 
     def limits(self, what: str) -> bool:
         return what in self._per_address or what in self._per_account or what in self._over_all
@@ -116,6 +120,11 @@ class ClientRates:
         """Return what the store says; None where it does not answer: mail goes on, and the log tells, once."""
         if not self._waits:  # memory answers at once, and a time-out would cost as much as the answer
             return await answer
+        now = asyncio.get_running_loop().time()
+        if self._store_fails and now < self._asks_again:
+            answer.close()
+            return None
+        self._asks_again = now + STORE_REST  # for others meanwhile, where it fails still
         try:
             async with asyncio.timeout(STORE_TIME):
                 result = await answer
@@ -141,6 +150,8 @@ def _limiters(given: Mapping[str, str] | None, store: Any) -> dict[str, Any]:
 
 
 def _account_key(what: str, account: str) -> str:
+    # Most applications take a name in any case: who writes it in another way has no budget of its own.
+    account = unicodedata.normalize("NFKC", account).casefold().strip()
     if len(account) > _LONGEST_KEY:
         account = sha256(account.encode("utf-8", "surrogateescape")).hexdigest()
     return f"account:{what}:{account}"

@@ -204,7 +204,7 @@ class TransportWire(asyncio.Protocol):
             self._age += seconds
             if self._age > longest:
                 self._end(LimitCrossed("the connection lasted too long", reply.SESSION_TOO_LONG))
-        if self.waiter is None:
+        if self.waiter is None or self.waiter.done():  # done: a handler gave up waiting, and the time is its own
             return
         self.patience -= seconds
         if self.patience <= 0.0:
@@ -212,14 +212,15 @@ class TransportWire(asyncio.Protocol):
                 "the client did not read its replies" if self._write_blocked else "the client was silent for too long"
             )
             self._end(LimitCrossed(problem, self._expiry))
-        elif self._command_time is not None:
-            self._command_time -= seconds
-            if self._command_time <= 0.0:
-                self._end(LimitCrossed("a command took too long", reply.COMMAND_TOO_SLOW))
-        elif self.measured is not None:
-            self._check_pace(self.measured, seconds)
-        elif self._pace is not None:
-            self._pace = None
+        elif self._command_time is not None and self._command_time <= seconds:
+            self._end(LimitCrossed("a command took too long", reply.COMMAND_TOO_SLOW))
+        else:
+            if self._command_time is not None:
+                self._command_time -= seconds
+            if self.measured is not None:  # also while a command between two chunks comes
+                self._check_pace(self.measured, seconds)
+            elif self._pace is not None:
+                self._pace = None
 
     def _check_pace(self, source: Arriving, seconds: float) -> None:
         listener = self.listener

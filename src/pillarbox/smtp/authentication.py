@@ -9,7 +9,7 @@ from logging import DEBUG, INFO
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import Reject
-from pillarbox.smtp import reply
+from pillarbox.smtp import limits, reply
 from pillarbox.smtp.asking import ON_AUTH, ON_SCRAM, Asking
 from pillarbox.smtp.reply import Refused
 from pillarbox.smtp.sasl import AuthRequest, InvalidCredential, Mechanism, ScramKeys
@@ -35,8 +35,9 @@ async def authenticate(asking: Asking, argument: str) -> object:
     except InvalidCredential as problem:
         raise Refused(reply.INVALID_USERDATA) from problem
     except Reject as reject:
-        await exchange.note_failure()
-        raise Refused(reply.from_reject(reject, reply.BAD_CREDENTIALS)) from reject
+        refusal = reply.from_reject(reject, reply.BAD_CREDENTIALS)
+        await exchange.note_failure(counts=refusal.code >= 500)
+        raise Refused(refusal) from reject
     asking.session.username = exchange.username or (user if isinstance(user, str) else None)
     _log(asking, "authenticated as %s", asking.session.username)
     return user
@@ -99,24 +100,36 @@ class _Exchange:
 
     async def verify(self, request: AuthRequest) -> object:
         await self._is_about(request.username)
-        return await self.asking.verify(request)
+        user = await self.asking.verify(request)
+        await self._check_rates()
+        return user
 
     async def _is_about(self, username: str) -> None:
         """Note whom the login is about; raises Refused where too many for that account have failed."""
         self.username = username
+        await self._check_rates()
+
+    async def _check_rates(self) -> None:
+        """Raise LimitCrossed or Refused where too many logins have failed."""
+        # Before the answer is known and after it: many logins at once, which all began before the first had failed, are
+        # no more guesses than one after the other, and an answer that comes too late is the same, right or wrong.
         rates = self.asking.service.rates
-        if rates is not None and not await rates.account_left("auth_failures", username):
-            _log(self.asking, "too many failed logins for %s: not looked at", username)
+        if rates is None:
+            return
+        await limits.address_may_log_in(rates, self.session)
+        if self.username and not await rates.account_left("auth_failures", self.username):
+            _log(self.asking, "too many failed logins for %s: refused", self.username)
             raise Refused(reply.ACCOUNT_LOCKED)
 
-    async def note_failure(self) -> None:
-        """Log and count once that the login failed."""
+    async def note_failure(self, *, counts: bool = True) -> None:
+        """Log once that the login failed, and count it; raises LimitCrossed or Refused as any late answer does."""
         if self._has_failed:
             return
         self._has_failed = True
         _log(self.asking, "authentication failed for %s", self.username)
         rates = self.asking.service.rates
-        if rates is not None:
+        if rates is not None and counts:
+            await self._check_rates()
             await rates.take("auth_failures", self.session, self.username)
 
     async def scram_keys(self, username: str) -> Sequence[ScramKeys]:

@@ -118,6 +118,8 @@ async def _ask_for_sender(c: Conversation, sender: Address) -> Reply:
 def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     """Add a recipient."""
     service, session = c.service, c.session
+    if c.counts is not None and not limits.may_name_recipient(c):
+        raise Refused(reply.TOO_MANY_REFUSED)
     address, rest = _path(c, argument, "TO", reply.BAD_RECIPIENT)
     if not address:
         raise Refused(reply.BAD_RECIPIENT)
@@ -130,8 +132,6 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     if accepted and limit is not None and len(accepted) >= limit:
         limits.note(c, "too many recipients")
         raise Refused(reply.TOO_MANY_RECIPIENTS)
-    if c.counts is not None and not limits.may_name_recipient(c):
-        raise Refused(reply.TOO_MANY_REFUSED)
     if service.hooks["on_rcpt_to"] is not None:
         return _ask_for_recipient(c, recipient)
     _add_recipient(c, recipient)

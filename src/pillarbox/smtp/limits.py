@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from pillarbox.errors import Reject
 from pillarbox.smtp import reply
-from pillarbox.smtp.phase import MAIL, RCPT
+from pillarbox.smtp.phase import HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.wire import LimitCrossed
 
@@ -21,7 +21,12 @@ if TYPE_CHECKING:
 
 # The replies that say: this was not SMTP. Where the application refuses with one of these codes it is no error.
 _ERRORS = frozenset((500, 501, 502, 503, 504, 555))
-# The longest that a failed login waits for its answer.
+# They count as junk when they are given, whatever becomes of them; and a hello where it is not the first.
+_JUNK = frozenset(("NOOP", "RSET", "HELP", "VRFY", "EXPN"))
+_HELLOS = frozenset(("HELO", "EHLO", "LHLO"))
+# So many recipients above `max_refused_recipients` end the connection even if some were accepted: no list is so long.
+_OVERSHOOT = 10_000
+# How long a failed login waits for its answer at most, where `auth_failure_delay` is not longer.
 _LONGEST_DELAY = 30.0
 
 
@@ -46,7 +51,7 @@ class Rates(Protocol):
 
 
 class Counts:
-    """What a client has done since its last message, or since it came; most sessions have none."""
+    """What a client has done since a message was accepted, or since it came; most sessions have none."""
 
     __slots__ = ("errors", "junk", "logged", "path_refused", "refused_recipients")
 
@@ -73,11 +78,14 @@ async def refused(c: Conversation, verb: str, refusal: Refused) -> None:
         _recipient_refused(c, count)
     # RFC 2920 3.1 lets a client send RCPT and DATA before it knows that MAIL was refused: what follows from that is no
     # error of its own.
-    elif count.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT):
+    # RFC 3030 2 the same of the chunks behind one that was refused.
+    elif refusal.reply is reply.CHUNK_AFTER_REFUSAL or (
+        count.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT)
+    ):
         junk(c)
     elif refusal.reply.code in _ERRORS and not of_application:
         await _error(c, count, refusal.reply)
-    else:
+    elif not (verb in _JUNK or (verb in _HELLOS and c.phase & HELLO)):
         junk(c)
     if verb == "MAIL" or (verb == "RCPT" and c.phase & MAIL):
         count.path_refused = True
@@ -100,7 +108,9 @@ def _recipient_refused(c: Conversation, count: Counts) -> None:
     count.refused_recipients += 1
     limit = c.service.options.max_refused_recipients
     # Where there are recipients that were accepted the client is not cut off: their message would be lost with it.
-    if limit is not None and count.refused_recipients >= limit and not c.phase & RCPT:
+    if limit is None or count.refused_recipients < limit:
+        return
+    if not c.phase & RCPT or count.refused_recipients >= limit + _OVERSHOOT:
         raise LimitCrossed("too many refused recipients", reply.TOO_MANY_REFUSED_CLOSING)
 
 
@@ -148,10 +158,15 @@ def note(c: Conversation, why: str) -> None:
 async def may_log_in(c: Conversation) -> None:
     """Raise LimitCrossed where this connection, or the client's address, has failed too often already."""
     # Not with the last failure: that is told first, as 535. Who hears 421 tries the same password again later.
-    most, rates = c.service.options.max_auth_failures, c.service.rates
+    most = c.service.options.max_auth_failures
     if most is not None and c.auth_failures >= most:
         _too_many_failures("in this connection")
-    if rates is not None and not await rates.left("auth_failures", c.session):
+    await address_may_log_in(c.service.rates, c.session)
+
+
+async def address_may_log_in(rates: Rates | None, session: Session) -> None:
+    """Raise LimitCrossed where the client's address, or all, have failed too often already."""
+    if rates is not None and not await rates.left("auth_failures", session):
         _too_many_failures("of this address or of all")
 
 
@@ -160,7 +175,7 @@ async def login_failed(c: Conversation) -> None:
     c.auth_failures += 1
     delay = c.service.options.auth_failure_delay
     if delay:
-        await c.wire.delay(min(_LONGEST_DELAY, delay * 2 ** min(c.auth_failures - 1, 16)))
+        await c.wire.delay(min(max(_LONGEST_DELAY, delay), delay * 2 ** min(c.auth_failures - 1, 16)))
 
 
 def _too_many_failures(where: str) -> NoReturn:

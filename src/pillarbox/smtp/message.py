@@ -6,7 +6,7 @@ from logging import INFO
 from typing import TYPE_CHECKING
 
 from pillarbox.errors import MessageTooLarge
-from pillarbox.smtp import chunks, reply
+from pillarbox.smtp import chunks, limits, reply
 from pillarbox.smtp.asking import ON_DATA
 from pillarbox.smtp.body import DataDecoder
 from pillarbox.smtp.chunks import ChunkDecoder, Chunks
@@ -49,6 +49,7 @@ async def data(c: Conversation, argument: str) -> Reply | None:
     if stream.refusal is not None:  # stands even where the handler swallowed it
         answer = _in_its_place(c, stream.refusal, answer)
     if answer is None and not service.options.lmtp:
+        c.counts = None
         _end_message(c, stream, service.accepted)
         if not wire.buffered():
             return service.accepted
@@ -62,6 +63,8 @@ async def data(c: Conversation, argument: str) -> Reply | None:
 async def bdat(c: Conversation, argument: str) -> None:
     """Receive a chunk; with the first one the message goes to the handler, which gets all of them as one stream."""
     size, last = chunks.parse(argument)
+    if not (size or last):
+        limits.junk(c)  # it brings the message no nearer
     if c.chunks is not None:  # the stream waits for it
         c.chunks.begin(size, last)
         return
@@ -96,6 +99,7 @@ def _refuse_discarded(c: Conversation, last: bool, refusal: Reply) -> None:
     # RFC 2033 4.3: a BDAT command with LAST has one reply for each previously successful RCPT command in the mail
     # transaction, and "if there were no previously successful RCPT commands in the mail transaction, then the BDAT LAST
     # command returns zero replies": a client that sends ahead counts on that.
+    limits.junk(c)
     for _ in range(c.chunk_recipients if begun else 0):
         c.reply(refusal)
 
@@ -146,13 +150,19 @@ async def _answer_message(c: Conversation, answer: object) -> Reply:
     """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes."""
     if not c.service.options.lmtp:
         last = await c.asking.message_reply(answer)
-        c.reply(last)
+        _reply(c, last)
         return last
     closes = None
     async for last in c.asking.recipient_replies(answer):
-        c.reply(last)
+        _reply(c, last)
         closes = last if last.code == 421 else closes
     return closes or last
+
+
+def _reply(c: Conversation, answer: Reply) -> None:
+    if answer.code < 400:
+        c.counts = None  # a message that is refused proves nothing, and guesses recipients without a trace
+    c.reply(answer)
 
 
 def _in_its_place(c: Conversation, refusal: Reject, answer: object) -> Refused:
@@ -171,7 +181,6 @@ def _lost(c: Conversation, stream: MessageStream, envelope: Envelope, answer: ob
 def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
     if c.informs:
         _log(c, "message", stream, c.session.envelope, str(last))
-    c.counts = None
     c.reset()
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from logging import ERROR
 from typing import TYPE_CHECKING, Any
 
-from pillarbox.errors import PROGRAM_ENDS, ConfigurationError
+from pillarbox.errors import PROGRAM_ENDS, ConfigurationError, Reject
 from pillarbox.extension import Command, Extension, Parameter, check_keyword
 from pillarbox.networks import Networks
 from pillarbox.smtp import limits, reply, sasl
@@ -209,7 +209,8 @@ class Service:
             answer = await c.asking.ask(rule, c, argument)
             if isinstance(answer, Reply):
                 if answer.code >= 400:
-                    raise Refused(answer)  # as if it had been raised: 421 closes, and the session keeps it
+                    # As if it had been raised: 421 closes, the session keeps it, and it is no error of the client.
+                    raise Refused(answer) from Reject()
                 return answer
             if answer is None and c.replied:
                 return None
