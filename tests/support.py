@@ -6,6 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import socket
 import ssl
 import sys
 from base64 import b64encode
@@ -131,6 +132,15 @@ class Client:
         await self.envelope("from@example.com", *recipients)
         return str(await self.data(body))
 
+    async def said_until_closed(self, text: str, most: int = 400) -> list[str]:
+        """Say one command again and again, and return its replies, up to the 421 that ends it."""
+        replies: list[str] = []
+        while not (replies and replies[-1].startswith("421")):
+            assert len(replies) < most, "it never ends"
+            replies.append(await self.say(text))
+        await self.eof()
+        return replies
+
     async def eof(self) -> None:
         """The server has closed the connection and said nothing more."""
         try:
@@ -187,6 +197,18 @@ class Served:
     ) -> Client:
         """Return a connected client that has read nothing yet."""
         client = await Client.open(address or self.address, tls, server_hostname)
+        self.clients.append(client)
+        return client
+
+    async def narrow(self) -> Client:
+        """Return a connected client on a listener of its own, where the kernel holds little of what nobody reads."""
+        listening = socket.create_server(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # what it accepts inherits that
+        address = await self.server.listen(sock=listening)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+        sock.connect(address)
+        client = Client(*await asyncio.open_connection(sock=sock))
         self.clients.append(client)
         return client
 

@@ -24,16 +24,6 @@ def limits_logged(records: list[logging.LogRecord]) -> list[str]:
     return [record.getMessage() for record in records if getattr(record, "tnx", "") in ("limit", "refused", "rates")]
 
 
-async def said_until_closed(client: Client, command: str, most: int = 300) -> list[str]:
-    """Return the replies to a command that is said again and again, up to the 421 that ends it."""
-    replies: list[str] = []
-    while not (replies and replies[-1].startswith("421")):
-        assert len(replies) < most, "it never ends"
-        replies.append(await client.say(command))
-    await client.eof()
-    return replies
-
-
 # --- Errors
 
 
@@ -58,7 +48,7 @@ async def test_max_errors(command: str, reply: str) -> None:
     async with serving(max_errors=4, allow_insecure_auth=True) as served:
         client = await served.hello()
         with recorded(logging.INFO) as records:
-            replies = await said_until_closed(client, command)
+            replies = await client.said_until_closed(command)
         assert replies == [reply] * 3 + ["421 Error: too many errors"]
         assert limits_logged(records) == ["closed: too many errors"]
 
@@ -145,7 +135,7 @@ async def test_max_junk_commands(command: str) -> None:
     async with serving(max_junk_commands=5, on_expn=lambda name, session: ["a@example.com"]) as served:
         client = await served.hello()
         with recorded(logging.INFO) as records:
-            replies = await said_until_closed(client, command)
+            replies = await client.said_until_closed(command)
         assert len(replies) == 6
         assert replies[-1] == "421 Error: too many commands without a message"
         assert limits_logged(records) == ["closed: too many junk commands"]
@@ -155,7 +145,7 @@ async def test_max_junk_commands(command: str) -> None:
 async def test_a_hundred_junk_commands_are_the_default() -> None:
     async with serving() as served:
         client = await served.hello()
-        assert len(await said_until_closed(client, "NOOP")) == 101
+        assert len(await client.said_until_closed("NOOP")) == 101
 
 
 async def test_max_junk_commands_none() -> None:
@@ -171,7 +161,7 @@ async def test_a_sender_that_is_refused_again_and_again_is_junk() -> None:
 
     async with serving(max_junk_commands=5, on_mail_from=on_mail_from) as served:
         client = await served.hello()
-        assert len(await said_until_closed(client, "MAIL FROM:<a@example.com>")) == 6
+        assert len(await client.said_until_closed("MAIL FROM:<a@example.com>")) == 6
 
 
 # --- Refused recipients
@@ -189,7 +179,7 @@ async def test_max_refused_recipients_without_a_good_one() -> None:
         client = await served.hello()
         assert (await client.command("MAIL FROM:<a@example.com>")).code == 250
         with recorded(logging.INFO) as records:
-            replies = await said_until_closed(client, "RCPT TO:<guess@example.com>")
+            replies = await client.said_until_closed("RCPT TO:<guess@example.com>")
         assert replies == ["550 No such user"] * 3 + ["421 Error: too many refused recipients"]
         assert limits_logged(records) == ["closed: too many refused recipients"]
 
@@ -468,14 +458,7 @@ async def test_min_data_rate_none() -> None:
 async def test_reply_timeout() -> None:
     closed = asyncio.Event()
     async with serving(reply_timeout=0.4, max_junk_commands=None, on_close=lambda session: closed.set()) as served:
-        listening = socket.create_server(("127.0.0.1", 0))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # what it accepts inherits that
-        address = await served.server.listen(sock=listening)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        sock.connect(address)
-        client = Client(*await asyncio.open_connection(sock=sock))
-        served.clients.append(client)
+        client = await served.narrow()
         assert await client.hear()
         client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         with recorded(logging.INFO) as records:

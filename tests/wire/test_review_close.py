@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from pillarbox import ConfigurationError, Session, SMTPServer
-from support import TIMEOUT, Client, Sessions, careless, internal_errors, issued, on_both_loops, pem, serving
+from support import TIMEOUT, Sessions, careless, internal_errors, issued, on_both_loops, pem, serving
 
 BASE: dict[str, Any] = {"disable_reverse_lookup": True, "auth_optional": True}
 V1 = b"PROXY TCP4 192.0.2.7 198.51.100.1 51234 25\r\n"
@@ -190,14 +190,7 @@ async def test_replies_that_nobody_reads_do_not_pile_up() -> None:
         await go.wait()  # meanwhile the commands arrive
 
     async with serving(on_mail_from=on_mail_from, max_junk_commands=None) as served:
-        listening = socket.create_server(("127.0.0.1", 0))
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)  # what it accepts inherits that
-        address = await served.server.listen(sock=listening)
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
-        sock.connect(address)
-        client = Client(*await asyncio.open_connection(sock=sock))
-        served.clients.append(client)
+        client = await served.narrow()
         assert (await client.reply()).code == 220
         await client.ehlo()
         connection = next(iter(served.server._connections.all))

@@ -30,16 +30,6 @@ def no_one(*_: Any) -> None:
     raise Reject
 
 
-async def replies_until_closed(client: Client, command: str, most: int = 400) -> list[str]:
-    """Return the replies to a command that is said again and again, up to the 421 that ends it."""
-    replies: list[str] = []
-    while not (replies and replies[-1].startswith("421")):
-        assert len(replies) < most, "it never ends"
-        replies.append(await client.say(command))
-    await client.eof()
-    return replies
-
-
 # --- Counted once, and counted at all
 
 
@@ -54,7 +44,7 @@ async def test_junk_that_the_application_refuses_counts_once(command: str) -> No
 
     async with serving(max_junk_commands=6, on_vrfy=no_one, on_expn=no_one, on_help=no_one, on_ehlo=on_ehlo) as served:
         client = await served.hello()
-        assert len(await replies_until_closed(client, command)) == 7
+        assert len(await client.said_until_closed(command)) == 7
 
 
 async def test_a_verb_of_the_application_that_returns_an_error_is_no_error_of_the_client() -> None:
@@ -115,7 +105,7 @@ async def test_recipients_without_end_have_one(monkeypatch: pytest.MonkeyPatch) 
         client = await served.hello()
         await client.envelope()
         with recorded(logging.INFO) as records:
-            replies = await replies_until_closed(client, "RCPT TO:<a..b@example.com>")
+            replies = await client.said_until_closed("RCPT TO:<a..b@example.com>")
         assert [reply[:3] for reply in replies] == ["501"] * 10 + ["452"] * 19 + ["421"]
         assert len(records) == 12
 
