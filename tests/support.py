@@ -21,7 +21,7 @@ import trustme
 
 from pillarbox import Envelope, MessageStream, Session, SMTPServer
 
-TIMEOUT = 5.0  # how long anything may take that ends by itself; no test waits so long on purpose
+TIMEOUT = 10.0  # how long anything may take that ends by itself; no test waits so long on purpose
 PLAIN = b64encode(b"\0ann\0secret").decode()
 
 
