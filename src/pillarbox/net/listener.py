@@ -11,10 +11,11 @@ from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
 from pillarbox.net.connection import Connection
 from pillarbox.net.descriptors import Descriptors
+from pillarbox.net.pace import DATA_GRACE
 from pillarbox.net.rates import RateStores, rates
 from pillarbox.net.refusals import Refusals
 from pillarbox.net.tls import TLSContexts
-from pillarbox.net.wire import DATA_GRACE, seconds_or_forever
+from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks, client_network
 from pillarbox.smtp.service import Hook, Service
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from pillarbox.errors import PROGRAM_ENDS, ConnectionLost, HandshakeFailed
 from pillarbox.net.apart import Apart
 from pillarbox.net.bulk import Bulk
+from pillarbox.net.pace import Pace
 from pillarbox.net.timelimit import TimeLimit
 from pillarbox.net.tls import tls_info
 from pillarbox.smtp import reply
@@ -43,31 +44,11 @@ TLS_CLOSING_TIME = 1.0
 # So many octets of replies may wait for the input that came with theirs to be answered.
 MAX_UNSENT = 16 * 1024
 FOREVER = 10 * 365 * 86400.0  # seconds
-# Over how long `min_data_rate` is an average, where there is no `socket_timeout` to say it.
-DATA_GRACE = 60.0
 
 
 def seconds_or_forever(timeout: float | None) -> float:
     """Return a time-out as event loops take it, where None would mean their own default."""
     return FOREVER if timeout is None else timeout
-
-
-class Pace:
-    """How a message comes: how much of its time is left. Made by the sweep, for a message that it sees."""
-
-    __slots__ = ("_left", "_seen", "source")
-
-    def __init__(self, source: Arriving, grace: float) -> None:
-        self.source = source
-        self._seen = source.received
-        self._left = grace
-
-    def is_too_slow(self, seconds: float, rate: float, grace: float) -> bool:
-        """Take off time that the client was waited for, and add what it has sent in it."""
-        received = self.source.received
-        self._left = min(grace, self._left - seconds + (received - self._seen) / rate)
-        self._seen = received
-        return self._left <= 0.0
 
 
 class TransportWire(asyncio.Protocol):

@@ -24,7 +24,6 @@ from pillarbox.smtp.asking import (
 )
 from pillarbox.smtp.authentication import authenticate
 from pillarbox.smtp.grammar import GrammarError, address_key, split_path
-from pillarbox.smtp.limits import counted
 from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
 from pillarbox.smtp.reply import Refused, Reply
@@ -369,16 +368,16 @@ CORE = (
     Command("MAIL", mail, HELLO | AUTH, ((MAIL, reply.NESTED_MAIL),)),
     Command("RCPT", rcpt, HELLO | AUTH | MAIL, _IN_CHUNKS),
     Command("DATA", data, HELLO | AUTH | MAIL | RCPT, _IN_CHUNKS, last_in_group=True),
-    Command("RSET", counted(rset)),
-    Command("NOOP", counted(noop)),
+    Command("RSET", rset),
+    Command("NOOP", noop),
     Command("QUIT", quit_),
-    Command("HELP", counted(help_)),
-    Command("VRFY", counted(vrfy)),
+    Command("HELP", help_),
+    Command("VRFY", vrfy),
 )
 STARTTLS_COMMAND = Command("STARTTLS", starttls, 0, ((TLS, reply.TLS_ACTIVE), *_IN_CHUNKS))
 AUTH_COMMAND = Command("AUTH", auth, HELLO, ((AUTH, reply.NO_IDENTITY_CHANGES), *_IN_TRANSACTION), last_in_group=True)
 # It has to read the chunk before it can refuse anything, so it looks itself at what has been done.
 BDAT_COMMAND = Command("BDAT", bdat)
-EXPN_COMMAND = Command("EXPN", counted(expn))
+EXPN_COMMAND = Command("EXPN", expn)
 XCLIENT_COMMAND = Command("XCLIENT", take_xclient, 0, _IN_TRANSACTION)
 XFORWARD_COMMAND = Command("XFORWARD", take_xforward, 0, _IN_TRANSACTION)

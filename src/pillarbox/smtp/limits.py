@@ -13,7 +13,7 @@ from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.wire import LimitCrossed
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable
 
     from pillarbox.extension import Command
     from pillarbox.session import Session
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # The replies that say: this was not SMTP. Where the application refuses with one of these codes it is no error.
 _ERRORS = frozenset((500, 501, 502, 503, 504, 555))
 # They count as junk when they are given, whatever becomes of them; and a hello where it is not the first.
-_JUNK = frozenset(("NOOP", "RSET", "HELP", "VRFY", "EXPN"))
+JUNK = frozenset(("NOOP", "RSET", "HELP", "VRFY", "EXPN"))
 _HELLOS = frozenset(("HELO", "EHLO", "LHLO"))
 # So many recipients above `max_refused_recipients` end the connection even if some were accepted: no list is so long.
 _OVERSHOOT = 10_000
@@ -76,16 +76,15 @@ async def refused(c: Conversation, verb: str, refusal: Refused) -> None:
     of_application = isinstance(refusal.__cause__, Reject)
     if verb == "RCPT" and c.phase & MAIL:
         _recipient_refused(c, count)
-    # RFC 2920 3.1 lets a client send RCPT and DATA before it knows that MAIL was refused: what follows from that is no
-    # error of its own.
-    # RFC 3030 2 the same of the chunks behind one that was refused.
+    # RFC 2920 3.1 lets a client send RCPT and DATA before it knows that MAIL was refused, and RFC 3030 2 the chunks
+    # behind one that was refused: what follows from that is no error of its own.
     elif refusal.reply is reply.CHUNK_AFTER_REFUSAL or (
         count.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT)
     ):
         junk(c)
     elif refusal.reply.code in _ERRORS and not of_application:
         await _error(c, count, refusal.reply)
-    elif not (verb in _JUNK or (verb in _HELLOS and c.phase & HELLO)):
+    elif not (verb in JUNK or (verb in _HELLOS and c.phase & HELLO)):
         junk(c)
     if verb == "MAIL" or (verb == "RCPT" and c.phase & MAIL):
         count.path_refused = True
@@ -132,16 +131,15 @@ def junk(c: Conversation) -> None:
         raise LimitCrossed("too many junk commands", reply.TOO_MUCH_JUNK)
 
 
-def counted(
-    run: Callable[[Conversation, str], Reply | Awaitable[Reply]],
-) -> Callable[[Conversation, str], Reply | Awaitable[Reply]]:
-    """Make a verb's function count as junk."""
+def counted(command: Command) -> Command:
+    """Return a command that counts as junk."""
+    run = command.run
 
-    def counting(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
+    def counting(c: Conversation, argument: str) -> Reply | Awaitable[Reply | None]:
         junk(c)
         return run(c, argument)
 
-    return counting
+    return replace(command, run=counting)
 
 
 def note(c: Conversation, why: str) -> None:

@@ -164,6 +164,8 @@ class Service:
             raise ConfigurationError(f"option extensions: there is a verb {command.verb} already", "extensions")
         if verb in self.disabled or command.lmtp not in (None, self.options.lmtp):
             return False
+        if command.verb in limits.JUNK:
+            command = limits.counted(command)
         self.commands[verb] = replace(command, needs=command.needs & ~self._waived)
         return True
 
