@@ -10,6 +10,7 @@ from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed
 from pillarbox.extension import Asked, Command, Extension, Parameter, Phase
 from pillarbox.logs import log_fields
 from pillarbox.net.dns import DNSResolver, HostNames
+from pillarbox.networks import Networks
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
 from pillarbox.session import (
@@ -54,6 +55,7 @@ __all__ = [
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
+    "Networks",
     "Options",
     "Parameter",
     "Phase",
