@@ -60,7 +60,7 @@ class TestRecipients:
             assert await codes(client, "MAIL FROM:<a@b.example>") == [250]
             assert (await client.command("RCPT TO:<joe@Example.com>")).code == 250
             refused = await client.command("RCPT TO:<joe@example.org>")
-            assert str(refused).startswith("550 5.7.1")
+            assert str(refused).startswith("550 Error: relaying denied")
 
     async def test_who_has_logged_in_writes_to_anyone(self) -> None:
         async with serving(**LOGIN, **handlers(accept=[])) as served:
@@ -89,7 +89,7 @@ class TestRecipients:
             await client.ehlo()
             assert await codes(client, "MAIL FROM:<>", "RCPT TO:<a@example.com>") == [250, 250]
             refused = await client.command("RCPT TO:<a@example.org>")
-            assert str(refused).startswith("550 5.1.1")
+            assert str(refused) == "550 Error: no such recipient here"
 
 
 class TestSenders:
@@ -193,11 +193,8 @@ class TestMistakes:
         ],
     )
     def test_are_named_with_their_place(self, tmp_path: Path, text: str, message: str) -> None:
-        short = {
-            "L2": "[[listen]]\naddress = ':3'",
-            "L": "[[listen]]\naddress = ':2'",
-            "D": "[[deliver]]\nurl = 'discard:'",
-        }
+        listen, deliver = "[[listen]]\naddress = ':{}'", "[[deliver]]\nurl = 'discard:'"
+        short = {"L": listen.format(2), "L2": listen.format(3), "D": deliver}
         path = tmp_path / "pillarbox.toml"
         path.write_text("\n".join(short.get(line, line) for line in text.split("\n")))
         with pytest.raises(ConfigurationError, match=message):
