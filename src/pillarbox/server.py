@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import ssl
+import sys
 import threading
 from contextlib import contextmanager, suppress
 from logging import INFO, WARNING
@@ -25,7 +26,7 @@ from pillarbox.options import Options
 from pillarbox.smtp.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
 # What update_secure_context may change: key, certificate and the map of server names.
 _RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
+_WHOLE_SERVERS = ("close_timeout", "limit_counts")
+# From Python 3.13 on the path of a Unix socket is removed at the end, also of one that another process made and keeps.
+_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class SMTPServer(Handlers):
@@ -59,8 +63,8 @@ class SMTPServer(Handlers):
         # What cannot be used, a key or an extension, is an error now, not at the first connection.
         TLSContexts(self.options)
         Service(self.options, dict.fromkeys(HOOKS), self._log)
-        self._connections = Connections(self._log)
-        self._rate_stores = RateStores()
+        self._connections = Connections(self._log, self.options)
+        self._rate_stores = RateStores(self.options.limit_counts)
         self._listeners: list[Listener] = []
         self._socket_listener: Listener | None = None
         self._servers: list[asyncio.Server] = []
@@ -79,7 +83,7 @@ class SMTPServer(Handlers):
         host: str | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        sock: socket.socket | None = None,
+        sock: socket.socket | Sequence[socket.socket] | None = None,
         fd: int | None = None,
         backlog: int = 1024,
         **overrides: Unpack[OptionKeywords],
@@ -87,10 +91,10 @@ class SMTPServer(Handlers):
         """Accept connections, and return what was bound: ``(host, port)`` or a path.
 
         Give a port (0: any free one) and a host (None: all interfaces), or ``path`` of a Unix socket, or a bound
-        ``sock``, or its ``fd``. Call it again for more listeners; keywords are options of this listener alone.
-        backlog: connections that may wait to be accepted. With port 0 and no host, IPv4 and IPv6 may get different
-        ports: ``addresses`` has both. Raises ConfigurationError for bad options, OSError where the address cannot be
-        bound, RuntimeError after ``close()``.
+        ``sock`` (or several, see ``BoundSockets``), or its ``fd``. Call it again for more listeners; keywords are
+        options of this listener alone. backlog: connections that may wait to be accepted. With port 0 and no host,
+        IPv4 and IPv6 may get different ports: ``addresses`` has both. Raises ConfigurationError for bad options,
+        OSError where the address cannot be bound, RuntimeError after ``close()``.
         """
         given = [
             name for name, value in (("port", port), ("path", path), ("sock", sock), ("fd", fd)) if value is not None
@@ -102,23 +106,27 @@ class SMTPServer(Handlers):
         if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
             raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
         listener = self._listener(overrides)
-        self._connections.descriptors.measure(len(self._servers) + 1)
-        if fd is not None:
-            sock = socket.socket(fileno=fd)
+        bound_already = sockets.listed(sock) if fd is None else [socket.socket(fileno=fd)]
+        listener.share(sockets.place(port, host, path, bound_already))
+        servers: list[asyncio.Server] = []
+        self._connections.descriptors.measure(len(self._servers) + max(1, len(bound_already)))
         try:
-            server = await self._bind(listener, port, host, path, sock, backlog)
-            if isinstance(server.get_loop(), asyncio.SelectorEventLoop):
-                descriptors.let_wait(server, backlog)
-            if self._closing is not None:  # meanwhile
-                server.close()
-                self._check_open()
+            for each in bound_already or (None,):
+                servers.append(await self._bind(listener, port, host, path, each, backlog))
+                if isinstance(servers[-1].get_loop(), asyncio.SelectorEventLoop):
+                    descriptors.let_wait(servers[-1], backlog)
+            self._check_open()  # meanwhile it may have been closed
         except BaseException:
             self._listeners.remove(listener)
-            if sock is not None and fd is not None:
-                sock.close()
+            for unwanted in (*servers, *(bound_already if fd is not None else ())):
+                unwanted.close()
             raise
-        self._servers.append(server)
-        bound = [sockets.name_of(s) for s in server.sockets]
+        return self._listening(servers)
+
+    def _listening(self, servers: list[asyncio.Server]) -> tuple[str, int] | str:
+        """Note what was bound, and return the first."""
+        self._servers += servers
+        bound = [sockets.name_of(s) for server in servers for s in server.sockets]
         self._addresses += bound
         self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
         return bound[0]
@@ -149,13 +157,14 @@ class SMTPServer(Handlers):
         if sock is None:
             return await loop.create_server(listener, host, port or 0, backlog=backlog)
         if sock.family == getattr(socket, "AF_UNIX", None):
-            return await loop.create_unix_server(listener, sock=sock, backlog=backlog)
+            return await loop.create_unix_server(listener, sock=sock, backlog=backlog, **_KEEP_PATH)
         return await loop.create_server(listener, sock=sock, backlog=backlog)
 
     def _listener(self, overrides: OptionKeywords) -> Listener:
         self._check_open()
-        if "close_timeout" in overrides:
-            optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
+        for name in _WHOLE_SERVERS:
+            if name in overrides:
+                optioncheck.wrong(name, "is the whole server's: give it to SMTPServer, not to one listener")
         options = self.options.replace(**overrides) if overrides else self.options
         self._check_shared_context(options)  # before the new listener's names reach the context
         if self._closed is None:

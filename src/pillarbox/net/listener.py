@@ -14,6 +14,7 @@ from pillarbox.net.descriptors import Descriptors
 from pillarbox.net.pace import DATA_GRACE
 from pillarbox.net.rates import RateStores, rates
 from pillarbox.net.refusals import Refusals
+from pillarbox.net.shared import shared_counts, shared_limits
 from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks, client_network
@@ -43,7 +44,8 @@ _BEYOND_ADDRESS = (
 class Connections:
     """The live connections of a server, what it refuses, and the one sweep that ends the patience with the others."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, options: Options) -> None:
+        self.shared = shared_counts(options, log)
         self.all: set[Connection] = set()
         self.counted = 0
         self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
@@ -83,6 +85,8 @@ class Connections:
             connection.listener.counted -= 1
         if connection.network is not None:
             self.count_network(connection, None)
+        if connection.places and connection.listener.shared is not None:
+            connection.listener.shared.leaves(connection)
 
     def count_network(self, connection: Connection, network: str | None) -> None:
         """Count a connection where its client comes from, and no longer where it was counted before."""
@@ -131,6 +135,7 @@ class Listener:
         log = EventLog(options.logger, options.component)
         own = "max_clients" in overridden
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
+        self.share(None)
         self.names = names
         counted = rates(options, stores, log)
         self.service = Service(options, hooks, log, counted)
@@ -166,6 +171,11 @@ class Listener:
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
         return Connection(self, asyncio.get_running_loop())
+
+    def share(self, place: str | None) -> None:
+        """Count with other servers, where ``limit_counts`` says so; place: what is listened on, if others can too."""
+        own = "max_clients" in self.overridden
+        self.shared = shared_limits(self.options, self.connections.shared, place, own_limit=own)
 
     def renewed(self, tls_options: Mapping[str, Any]) -> tuple[Options, TLSContexts]:
         """Return options and contexts with these changes, without changing anything yet."""
