@@ -30,7 +30,7 @@ ORDER = [
     "net",
     "server",
 ]
-PROGRAMS = {"deliver", "cli", "web", "testing", "__main__"}
+PROGRAMS = {"deliver", "users", "program", "cli", "web", "testing", "__main__"}
 NO_IO = {"asyncio", "socket", "ssl", "selectors", "threading", "uvloop", "aiodns"}
 
 

@@ -13,6 +13,7 @@ from pillarbox.logs import log_fields
 from pillarbox.net.bound import BoundSockets
 from pillarbox.net.certificates import self_signed_certificate
 from pillarbox.net.dns import DNSResolver, HostNames
+from pillarbox.networks import Networks
 from pillarbox.options import Options
 from pillarbox.server import SMTPServer
 from pillarbox.session import (
@@ -59,6 +60,7 @@ __all__ = [
     "MessageDSN",
     "MessageStream",
     "MessageTooLarge",
+    "Networks",
     "Options",
     "Parameter",
     "Phase",

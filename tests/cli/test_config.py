@@ -110,12 +110,14 @@ class TestDefaults:
     def test_no_arguments(self) -> None:
         found = effective()
         assert [listener.address for listener in found.listeners] == ["127.0.0.1:2525"]
-        assert [each.target.url for each in found.destinations] == ["maildir:./Maildir"]
+        assert [each.target.url for each in found.routes] == ["maildir:./Maildir"]
         assert found.options.auth_optional is True
 
     def test_an_empty_file_changes_nothing(self, write: Any) -> None:
         found = effective(write(""))
-        assert found.listeners == effective().listeners
+        assert [(each.address, each.options) for each in found.listeners] == [
+            (each.address, each.options) for each in effective().listeners
+        ]
         assert found.options.auth_optional is True
 
     def test_auth_optional_whatever_the_other_arguments(self, write: Any) -> None:
@@ -160,7 +162,7 @@ class TestPrecedence:
         assert (first.options.banner, first.options.lmtp, first.options.size) == ("listener", False, 1000)
         assert (second.options.banner, second.options.lmtp) == ("file", True)
         assert second.arguments == {"path": "/run/x"}
-        assert [each.target.url for each in found.destinations] == ["discard:", "maildir:/var/mail/in"]
+        assert [each.target.url for each in found.routes] == ["discard:", "maildir:/var/mail/in"]
 
     def test_set_beats_server_but_not_the_listener(self, write: Any) -> None:
         found = effective(write(self.FILE), settings=["size=5", "banner=cli", "size=6"])
@@ -171,11 +173,11 @@ class TestPrecedence:
         found = effective(write(self.FILE), listen=["127.0.0.1:1", "127.0.0.1:2"])
         assert [listener.address for listener in found.listeners] == ["127.0.0.1:1", "127.0.0.1:2"]
         assert all(listener.options == found.options for listener in found.listeners)
-        assert len(found.destinations) == 2
+        assert len(found.routes) == 2
 
     def test_deliver_replaces_the_files_targets(self, write: Any) -> None:
         found = effective(write(self.FILE), deliver=["discard:"])
-        assert [each.target.url for each in found.destinations] == ["discard:"]
+        assert [each.target.url for each in found.routes] == ["discard:"]
         assert len(found.listeners) == 2
 
     def test_file_and_set_complete_each_other(self, write: Any) -> None:
@@ -312,4 +314,4 @@ def test_the_file_in_the_documentation(write: Any, tmp_path: Path) -> None:
         ("unix:/run/pillarbox/lmtp", False, True),
     ]
     assert [each.options.auth_optional for each in found.listeners] == [True, False, True]
-    assert [each.target.url for each in found.destinations] == ["maildir:/var/mail/in"]
+    assert [each.target.url for each in found.routes] == ["maildir:/var/mail/in"]

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from messages import Begun, begun
 from pillarbox import MessageStream
-from pillarbox.deliver import deliver, maildir
-from pillarbox.deliver.maildir import BUFFER, STALE, Maildir, MaildirDelivery
+from pillarbox.deliver import Message, maildir
+from pillarbox.deliver.maildir import BUFFER, STALE, Maildir
 from pillarbox.errors import ConfigurationError, Reject
 from pillarbox.session import Session
 from support import serving
@@ -41,14 +42,7 @@ def holds(*messages: bytes) -> dict[str, list[bytes]]:
     return {"cur": [], "new": list(messages), "tmp": []}
 
 
-async def opened(box: Maildir, *blocks: bytes) -> MaildirDelivery:
-    delivery = await box.open(Session())
-    for block in blocks:
-        await delivery.write(block)
-    return delivery
-
-
-async def finished(delivery: MaildirDelivery, block: bytes) -> None:
+async def finished(delivery: Begun, block: bytes) -> None:
     await delivery.write(block)
     await delivery.commit()
 
@@ -129,7 +123,7 @@ class TestNames:
     async def test_form(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "gethostname", lambda: "ho/st:1")
         before = int(time.time())
-        place = Path(await (await opened(box, b"x")).commit())
+        place = Path(await (await begun(box, b"x")).place())
         match = re.fullmatch(r"(\d+)\.M(\d{1,6})P(\d+)Q(\d+)\.ho\\057st\\0721", place.name)
         assert match is not None
         assert before <= int(match[1]) <= time.time()
@@ -138,7 +132,7 @@ class TestNames:
     @pytest.mark.promises("Storage", "No file name is made of what a client says.")
     async def test_nothing_that_a_client_says_stands_in_it(self, box: Maildir) -> None:
         async def on_data(stream: MessageStream, session: Session) -> str:
-            return " ".join(await deliver([box], session, stream))
+            return str(await box.deliver(Message(session, session.envelope.rcpt_to, stream)))
 
         quoted = '"../../evil;$(touch x)|*"@example.com'
         async with serving(on_data=on_data, use_xclient=["127.0.0.1"]) as served:
@@ -154,36 +148,36 @@ class TestNames:
 
     async def test_unique_even_in_the_same_microsecond(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
-        deliveries = [await opened(box, b"%d" % number) for number in range(50)]
-        places = await asyncio.gather(*(delivery.commit() for delivery in deliveries))
+        deliveries = [await begun(box, b"%d" % number) for number in range(50)]
+        places = await asyncio.gather(*(delivery.place() for delivery in deliveries))
         assert len(set(places)) == 50
         assert len(files(box)["new"]) == 50
 
 
 class TestDelivery:
     async def test_stores_lf_for_the_owner_alone(self, box: Maildir) -> None:
-        delivery = await opened(box, b"Subject: x\r\n", b"\r\nbody\r\n")
+        delivery = await begun(box, b"Subject: x\r\n", b"\r\nbody\r\n")
         assert files(box) == holds()
-        place = Path(await delivery.commit())
+        place = Path(await delivery.place())
         assert files(box) == holds(b"Subject: x\n\nbody\n")
         assert place.parent == box.new
         assert stat.S_IMODE(place.stat().st_mode) == 0o600
 
     async def test_empty_message(self, box: Maildir) -> None:
-        await (await opened(box)).commit()
+        await (await begun(box)).commit()
         assert files(box) == holds(b"")
 
     @pytest.mark.parametrize("size", [1, 2, 3, 7])
     async def test_line_ends_at_every_split(self, box: Maildir, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(maildir, "BUFFER", 1)  # each block goes to the disk alone
         data = b"\r\n\r\na\rb\nc\r\r\nd\n\r\r\n\r"
-        await (await opened(box, *(data[i : i + size] for i in range(0, len(data), size)))).commit()
+        await (await begun(box, *(data[i : i + size] for i in range(0, len(data), size)))).commit()
         assert files(box) == holds(data.replace(b"\r\n", b"\n"))
 
     async def test_a_binary_message_stays_as_it_is(self, box: Maildir) -> None:
         session = Session()
         session.envelope.body_type = "binarymime"
-        delivery = await box.open(session)
+        delivery = await begun(box, session=session)
         for block in (b"Content-Transfer-Encoding: binary\r", b"\n\r\n\0\r\n\n\r"):
             await delivery.write(block)
         await delivery.commit()
@@ -198,12 +192,11 @@ class TestDelivery:
 
         original = asyncio.to_thread
         monkeypatch.setattr(asyncio, "to_thread", counted)
-        await (await opened(box, *[b"x" * 1000] * 100)).commit()
+        await (await begun(box, *[b"x" * 1000] * 100)).commit()
         assert len(calls) == 1
 
     async def test_a_large_message_is_not_kept_in_memory(self, box: Maildir) -> None:
-        delivery = await opened(box, *[b"0123456789abcd\r\n" * 4096] * 160)  # 10 MiB
-        assert sum(len(block) for block in delivery._waiting) < BUFFER
+        delivery = await begun(box, *[b"0123456789abcd\r\n" * 4096] * 160)  # 10 MiB
         (writing,) = box.tmp.iterdir()
         assert writing.stat().st_size > 9_000_000
         await delivery.commit()
@@ -226,26 +219,19 @@ class TestDelivery:
 
         monkeypatch.setattr(os, "fsync", noted_fsync)
         monkeypatch.setattr(Path, "rename", noted_rename)
-        await (await opened(box, b"x")).commit()
+        await (await begun(box, b"x")).commit()
         assert events == ["file", "rename", "folder"]
-
-    async def test_abort_after_commit_keeps_the_message(self, box: Maildir) -> None:
-        delivery = await opened(box, b"x")
-        await delivery.commit()
-        await delivery.abort()
-        assert files(box) == holds(b"x")
 
     @pytest.mark.parametrize("size", [0, 1, BUFFER, 3 * BUFFER + 1])
     async def test_abort_leaves_nothing(self, box: Maildir, size: int) -> None:
-        delivery = await opened(box, b"x" * size)
-        await delivery.abort()
+        delivery = await begun(box, b"x" * size)
         await delivery.abort()
         assert files(box) == holds()
 
     async def test_short_writes(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         write = os.write
         monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:3]))
-        await (await opened(box, b"0123456789")).commit()
+        await (await begun(box, b"0123456789")).commit()
         assert files(box) == holds(b"0123456789")
 
 
@@ -279,7 +265,7 @@ class TestFailure:
         def fails(*_args: object) -> None:
             raise OSError(number, os.strerror(number), "/secret/path")
 
-        delivery = await opened(box)
+        delivery = await begun(box)
         with monkeypatch.context() as broken:
             broken.setattr(os, call, fails)
             with pytest.raises(Reject) as refused:
@@ -304,7 +290,7 @@ class TestFailure:
             raise OSError(errno.EIO, "broken")
 
         monkeypatch.setattr(maildir, "_sync_folder", fails)
-        delivery = await opened(box, b"x")
+        delivery = await begun(box, b"x")
         with pytest.raises(Reject):
             await delivery.commit()
         await delivery.abort()
@@ -312,7 +298,7 @@ class TestFailure:
 
     async def test_folder_removed_while_running(self, box: Maildir) -> None:
         box.tmp.rmdir()
-        delivery = await opened(box, b"x")
+        delivery = await begun(box, b"x")
         with pytest.raises(Reject):
             await delivery.commit()
         await delivery.abort()
@@ -333,25 +319,23 @@ class TestCancelled:
             return original(*args)
 
         monkeypatch.setattr(os, call, slow)
-        delivery = await opened(box, b"x")
+        delivery = await begun(box, b"x")
         committing = asyncio.create_task(delivery.commit())
         await reached.wait()
-        committing.cancel()
+        cancelling = asyncio.create_task(delivery.cancel())
+        await asyncio.sleep(0)
+        assert not cancelling.done()  # it waits for the thread
+        go_on.set()
+        await cancelling
         with pytest.raises(asyncio.CancelledError):
             await committing
-        aborting = asyncio.create_task(delivery.abort())
-        await asyncio.sleep(0)
-        assert not aborting.done()  # it waits for the thread
-        go_on.set()
-        await aborting
         assert files(box) == holds()
 
     async def test_before_its_thread_ran(self, box: Maildir) -> None:
-        delivery = await opened(box, b"x")
+        delivery = await begun(box, b"x")
         committing = asyncio.create_task(delivery.commit())
         await asyncio.sleep(0)
-        committing.cancel()
+        await delivery.cancel()
         with pytest.raises(asyncio.CancelledError):
             await committing
-        await delivery.abort()
         assert files(box) == holds()

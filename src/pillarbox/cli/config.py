@@ -1,7 +1,8 @@
 """The effective configuration: what file, command line and defaults say together is decided here, without effects.
 
-The command line beats the file: ``--set`` goes over ``[server]``, and any ``--listen`` or ``--deliver`` replaces all of
-the file's. Each error names where the value stands: the file with its table, or the argument.
+The command line beats the file: ``--set`` goes over ``[server]``, other arguments over the key of their name in
+``[program]`` and ``[access]``, and any ``--listen`` or ``--deliver`` replaces all of the file's. Each error names where
+the value stands: the file with its table, or the argument.
 """
 
 from __future__ import annotations
@@ -9,20 +10,43 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
-from pillarbox.deliver import Target, target_from_url
+from pillarbox.cli.document import Document, located, text
+from pillarbox.deliver import target_class, target_from_url
+from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.patterns import Patterns
+from pillarbox.program.routes import PATIENCE, Route, Routes
+from pillarbox.program.settings import Settings, likely
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 DEFAULT_ADDRESS = "127.0.0.1:2525"
 DEFAULT_TARGET = "maildir:./Maildir"
-_TABLES = ("server", "listen", "deliver")
 _PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path; relative ones begin at the file that names them
+_ACCESS_KEYS = tuple(AccessSettings.model_fields)
+
+
+class ProgramSettings(Settings):
+    """The table ``[program]``; each key is an argument too."""
+
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+
+
+class RouteSettings(Settings):
+    """The keys of every ``[[deliver]]``, beside those of its target."""
+
+    recipients: list[str] = ["*"]  # noqa: RUF012 - a model's default, which is copied
+    listeners: list[str] = []  # noqa: RUF012
+    optional: bool = False
+    timeout: float = PATIENCE
+
+
+_ROUTE_KEYS = tuple(RouteSettings.model_fields)
 
 
 @dataclass(frozen=True)
@@ -33,14 +57,7 @@ class Listener:
     arguments: Mapping[str, Any]
     overrides: Mapping[str, Any]
     options: Options  # the server's, with the overrides
-    source: str = ""
-
-
-@dataclass(frozen=True)
-class Destination:
-    """One target. ``source`` is the place in the file, or empty."""
-
-    target: Target
+    access: Access
     source: str = ""
 
 
@@ -50,12 +67,17 @@ class Configuration:
 
     options: Options
     listeners: tuple[Listener, ...]
-    destinations: tuple[Destination, ...]
+    routes: tuple[Route, ...]
+    program: ProgramSettings
     sources: Mapping[str, str]  # where each option that is set stands
+
+    def routes_of(self, listener: Listener) -> Routes:
+        """Return the routes of one listener."""
+        return Routes(self.routes, listener.address)
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
         """Return an error about one of the server's options with the place of that option in front."""
-        return ConfigurationError(_located(_blamed(error, self.sources), str(error)))
+        return ConfigurationError(located(_blamed(error, self.sources), str(error)))
 
 
 @dataclass(frozen=True)
@@ -75,19 +97,30 @@ def effective(
     settings: Sequence[str] = (),
     listen: Sequence[str] = (),
     deliver: Sequence[str] = (),
+    accept: Sequence[str] = (),
+    program: Mapping[str, Any] | None = None,
+    content: str | None = None,
 ) -> Configuration:
-    """Return what the sources say together; raise ConfigurationError with the place of the first mistake."""
-    document = _read(file) if file is not None else {}
+    """Return what the sources say together; raise ConfigurationError with the place of the first mistake.
+
+    program: arguments for keys of ``[program]``. content: what the file held, where it is not to be read again.
+    """
+    document = Document(file, content)
     # Whoever starts the program wants mail without making accounts first; the library's default is the safe one.
     defaults = {"auth_optional": _Given(True, "")}
-    given = defaults | _server(document, file) | _settings(settings)
+    given = defaults | _server(document) | _settings(settings)
     options = _options(None, given)
-    return Configuration(
-        options,
-        tuple(_cli_listeners(listen, options) or _file_listeners(document, file, options) or _default(options)),
-        tuple(_cli_targets(deliver) or _file_targets(document, file) or [Destination(target_from_url(DEFAULT_TARGET))]),
-        _sources(given),
+    access, _ = document.table("access")
+    own = {**access, "accept": list(accept)} if accept else access
+    listeners = tuple(
+        _cli_listeners(listen, options, own, document)
+        or _file_listeners(document, options, own)
+        or _cli_listeners([DEFAULT_ADDRESS], options, own, document)
     )
+    routes = tuple(_cli_routes(deliver) or _file_routes(document) or _cli_routes([DEFAULT_TARGET], ""))
+    configuration = Configuration(options, listeners, routes, _program(document, program or {}), _sources(given))
+    _check_routes(configuration)
+    return _closed(configuration)
 
 
 # --- The command line
@@ -116,96 +149,83 @@ def toml_value(text: str) -> Any:
     return alone["value"] if listed == {"value": [alone["value"]]} and len(alone) == 1 else text
 
 
-def _cli_listeners(addresses: Iterable[str], options: Options) -> list[Listener]:
-    return [Listener(address, _arguments(address, "--listen"), {}, options) for address in addresses]
+def _cli_listeners(
+    addresses: Iterable[str], options: Options, access: Mapping[str, Any], document: Document
+) -> Iterable[Listener]:
+    rules = _access(access, {}, document, "")
+    return [Listener(address, _arguments(address, "--listen"), {}, options, rules) for address in addresses]
 
 
-def _cli_targets(urls: Iterable[str]) -> list[Destination]:
-    return [Destination(_target(url, "--deliver")) for url in urls]
-
-
-def _default(options: Options) -> list[Listener]:
-    return _cli_listeners([DEFAULT_ADDRESS], options)
+def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
+    routes = []
+    for url in urls:
+        with _placed(source):
+            routes.append(Route(target_from_url(url)))
+    return routes
 
 
 # --- The file
 
 
-def _read(file: str) -> dict[str, Any]:
-    document = _parsed(file, _content(file))
-    for table in document:
-        if table not in _TABLES:
-            raise ConfigurationError(f"{file}: unknown table or key {table!r}{_likely(table, _TABLES)}")
-    return document
+def _program(document: Document, arguments: Mapping[str, Any]) -> ProgramSettings:
+    table, source = document.table("program")
+    with _placed(source):
+        ProgramSettings.from_table(table)
+    return ProgramSettings.from_table({**table, **arguments})
 
 
-def _content(file: str) -> str:
-    try:
-        return Path(file).read_bytes().decode()
-    except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise ConfigurationError(f"{file}: is not UTF-8 (at line {line})") from error
+def _server(document: Document) -> _Values:
+    table, source = document.table("server")
+    return _file_values(table, document.folder, source)
 
 
-def _parsed(file: str, content: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(content)
-    except tomllib.TOMLDecodeError as error:
-        last = content.rstrip().count("\n") + 1
-        reason = str(error).replace("at end of document", f"at line {last}, the last one")
-        raise ConfigurationError(f"{file}: is not TOML: {reason}") from error
-
-
-def _server(document: Mapping[str, Any], file: str | None) -> _Values:
-    table = document.get("server", {})
-    if not isinstance(table, dict):
-        raise ConfigurationError(f"{file}: server must be a table, written [server]")
-    return _file_values(table, file, f"{file}, [server]")
-
-
-def _file_listeners(document: Mapping[str, Any], file: str | None, options: Options) -> list[Listener]:
+def _file_listeners(
+    document: Document, options: Options, access: Mapping[str, Any]
+) -> Iterator[Listener] | list[Listener]:
     listeners = []
-    for entry, source in _entries(document, "listen", file):
-        others = {name: value for name, value in entry.items() if name != "address"}
-        values = _file_values(others, file, source, "address")
-        address = _text(entry, "address", source, DEFAULT_ADDRESS)
+    for entry, source in document.tables("listen"):
+        others = {name: value for name, value in entry.items() if name != "address" and name not in _ACCESS_KEYS}
+        values = _file_values(others, document.folder, source, ("address", *_ACCESS_KEYS))
+        address = text(entry, "address", source, DEFAULT_ADDRESS)
         there = _options(options, values) if values else options
         overrides = {name: given.value for name, given in values.items()}
-        listeners.append(Listener(address, _arguments(address, source), overrides, there, source))
+        rules = _access(access, entry, document, source)
+        listeners.append(Listener(address, _arguments(address, source), overrides, there, rules, source))
     return listeners
 
 
-def _file_targets(document: Mapping[str, Any], file: str | None) -> list[Destination]:
-    destinations = []
-    for entry, source in _entries(document, "deliver", file):
+def _access(common: Mapping[str, Any], entry: Mapping[str, Any], document: Document, source: str) -> Access:
+    own = {name: value for name, value in entry.items() if name in _ACCESS_KEYS}
+    with _placed(source if own else document.table("access")[1]):
+        return Access(AccessSettings.from_table({**common, **own}), document.folder)
+
+
+def _file_routes(document: Document) -> list[Route]:
+    return [_route(entry, source, document.folder) for entry, source in document.tables("deliver")]
+
+
+def _route(entry: Mapping[str, Any], source: str, folder: Path) -> Route:
+    url = text(entry, "url", source, DEFAULT_TARGET)
+    with _placed(source):
+        known = ["url", *_ROUTE_KEYS, *target_class(url).Settings.model_fields]
         for name in entry:
-            if name != "url":
-                raise ConfigurationError(f"{source}: unknown key {name!r}{_likely(name, ['url'])}")
-        destinations.append(Destination(_target(_text(entry, "url", source, DEFAULT_TARGET), source), source))
-    return destinations
+            if name not in known:
+                raise ConfigurationError(f"unknown key {name!r}{likely(name, known)}")
+        common = RouteSettings.from_table({name: value for name, value in entry.items() if name in _ROUTE_KEYS})
+        own = {name: value for name, value in entry.items() if name != "url" and name not in _ROUTE_KEYS}
+        if common.timeout <= 0:
+            raise ConfigurationError("timeout must be more than 0 seconds")
+        return Route(
+            target_from_url(url, own),
+            Patterns(common.recipients, folder),
+            frozenset(common.listeners),
+            common.optional,
+            common.timeout,
+            source,
+        )
 
 
-def _entries(document: Mapping[str, Any], name: str, file: str | None) -> Iterable[tuple[dict[str, Any], str]]:
-    """Return the tables of an array of tables, each with its place."""
-    tables = document.get(name, [])
-    if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
-        raise ConfigurationError(f"{file}: {name} must be written [[{name}]], once for each")
-    return [(table, f"{file}, [[{name}]] {number}") for number, table in enumerate(tables, 1)]
-
-
-def _text(entry: Mapping[str, Any], key: str, source: str, example: str) -> str:
-    value = entry.get(key)
-    if value is None:
-        raise ConfigurationError(f'{source}: {key} is missing, for example {key} = "{example}"')
-    if not isinstance(value, str):
-        raise ConfigurationError(f"{source}: {key} must be a string, not {value!r}")
-    return value
-
-
-def _file_values(table: Mapping[str, Any], file: str | None, source: str, *other_keys: str) -> _Values:
-    folder = Path(file or "").parent
+def _file_values(table: Mapping[str, Any], folder: Path, source: str, other_keys: Sequence[str] = ()) -> _Values:
     for name in table:
         _check_name(name, source, other_keys)
     return {name: _Given(_from_folder(name, value, folder), source) for name, value in table.items()}
@@ -236,7 +256,7 @@ def _entry_from_folder(entry: Any, folder: Path) -> Any:
 def _check_name(name: str, source: str, other_keys: Sequence[str] = ()) -> None:
     options = {field.name: field.metadata["option"] for field in dataclasses.fields(Options)}
     if name not in options:
-        hint = _likely(name, other_keys)
+        hint = likely(name, list(other_keys))
         raise ConfigurationError(f"{source}: unknown key {name!r}{hint}" if hint else f"{source}: {_unknown(name)}")
     if options[name].in_code_only:
         raise ConfigurationError(f"{source}: option {name} is a Python object, which only a program can set")
@@ -254,7 +274,7 @@ def _options(base: Options | None, given: _Values) -> Options:
     try:
         return Options.make(base, **{name: each.value for name, each in given.items()})
     except ConfigurationError as error:
-        raise ConfigurationError(_located(_blamed(error, _sources(given)), str(error))) from error
+        raise ConfigurationError(located(_blamed(error, _sources(given)), str(error))) from error
 
 
 def _sources(given: _Values) -> dict[str, str]:
@@ -269,25 +289,75 @@ def _blamed(error: ConfigurationError, sources: Mapping[str, str]) -> str:
 
 
 def _arguments(address: str, source: str) -> dict[str, Any]:
-    try:
+    with _placed(source):
         return listen_arguments(address)
-    except ConfigurationError as error:
-        raise ConfigurationError(_located(source, str(error))) from error
 
 
-def _target(url: str, source: str) -> Target:
+class _placed:  # noqa: N801 - used as a function
+    """Put a place in front of the configuration errors of a block."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, ConfigurationError) and self._source:
+            raise ConfigurationError(located(self._source, str(error)), error.option) from error
+
+
+# --- Checks of the whole
+
+
+def _check_routes(configuration: Configuration) -> None:
+    addresses = [listener.address for listener in configuration.listeners]
+    for route in configuration.routes:
+        for address in route.listeners:
+            if address not in addresses:
+                raise ConfigurationError(
+                    located(route.source, f"listeners: there is no listener {address!r}{likely(address, addresses)}")
+                )
+    for listener in configuration.listeners:
+        if not configuration.routes_of(listener).all:
+            raise ConfigurationError(located(listener.source, f"no [[deliver]] is for the listener {listener.address}"))
+
+
+def _closed(configuration: Configuration) -> Configuration:
+    """Return the configuration without open relays: where messages leave for anywhere, nobody unknown may send them."""
+    listeners = tuple(
+        _closed_listener(listener, configuration.routes_of(listener)) for listener in configuration.listeners
+    )
+    return dataclasses.replace(configuration, listeners=listeners)
+
+
+def _closed_listener(listener: Listener, routes: Routes) -> Listener:
+    relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
+    if relay is None or _is_local(listener) or not listener.options.auth_optional:
+        return listener
+    access = listener.access
+    if access.networks_given and not access.everywhere and access.accept is None:
+        return dataclasses.replace(listener, access=access.accepting([]))
+    if access.accept is not None and not access.open_to_all:
+        return listener
+    raise ConfigurationError(
+        located(
+            listener.source,
+            f"listener {listener.address} would be an open relay: {relay.target.url} takes messages for anyone, and"
+            " anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
+            " [[deliver]]), or require AUTH (auth_optional = false)",
+        )
+    )
+
+
+def _is_local(listener: Listener) -> bool:
+    """Whether only this host reaches a listener."""
+    from ipaddress import ip_address
+
+    host = listener.arguments.get("host")
+    if "path" in listener.arguments or host == "localhost":
+        return True
     try:
-        return target_from_url(url)
-    except ConfigurationError as error:
-        raise ConfigurationError(_located(source, str(error))) from error
-
-
-def _located(source: str, text: str) -> str:
-    return f"{source}: {text}" if source else text
-
-
-def _likely(name: str, known: Sequence[str]) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name.lower(), known, n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
+        return host is not None and ip_address(host).is_loopback
+    except ValueError:
+        return False

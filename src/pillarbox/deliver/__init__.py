@@ -1,32 +1,29 @@
 """Where messages go: one contract for every target, and the table that finds a target by its URL's scheme.
 
-A target lives as long as the program and opens one delivery for each message. A message counts as
-delivered when every delivery's ``commit`` has returned, and not before.
+A target lives as long as the program. Its ``deliver`` reads a message while it arrives and returns when it is durable.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-from contextlib import AsyncExitStack
+from contextlib import suppress
 from importlib import import_module
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pillarbox import ConfigurationError, Reject, log_fields
+from pillarbox import ConfigurationError, Reject
+from pillarbox.program.settings import Settings, likely
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 
-    from pillarbox import Session
+    from pillarbox import Recipient, Session
 
-__all__ = ["Delivery", "Target", "deliver", "known_schemes", "target_from_url"]
+__all__ = ["Message", "Settings", "Target", "known_schemes", "settled", "target_from_url", "unavailable"]
 
-# RFC 5321 4.5.3.2.6: "DATA Termination: 10 Minutes." So long a client waits; a target that hangs is answered before.
-PATIENCE = 300.0  # seconds, for each step of a delivery
-PATIENCE_WITH_ABORT = 5.0
-
-_log = logging.getLogger("pillarbox.deliver")
-_Result = TypeVar("_Result")
+# Other distributions offer targets under this group: the name is the scheme, the object a subclass of Target.
+ENTRY_POINTS = "pillarbox.targets"
+PATIENCE_WITH_CLEANING = 5.0  # seconds
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
@@ -34,107 +31,153 @@ _TARGETS = {
 }
 
 
-class Delivery(Protocol):
-    """One message on its way to one target: ``write`` its blocks, then ``commit`` or ``abort``."""
+class Message:
+    """One message on its way to one target: ``async for block in message`` gives its octets while they arrive.
 
-    async def write(self, block: bytes) -> None:
-        """Take the next bytes, with CRLF line ends; raise Reject if they cannot be taken."""
-        ...
+    First comes the trace that the program writes (``Received``, and for final delivery ``Return-Path``), then the
+    message as it was sent, without transparency dots; lines end with CRLF. The end of the iteration says that the
+    message is whole. It raises in the middle where the client disappears or the message is refused: then nothing may be
+    kept.
 
-    async def commit(self) -> str:
-        """Return when the message is durable, with the place where it is, for the log; else raise Reject."""
-        ...
+    session: as the handlers have it, with the envelope. recipients: those that this target is to take, at least one.
+    id: the session's id and the number of the transaction, as in the log.
+    """
 
-    async def abort(self) -> None:
-        """Leave nothing behind; does nothing after a commit. May be called twice, and while another call waits."""
-        ...
+    __slots__ = ("_blocks", "_head", "broken", "id", "limit", "recipients", "session")
+
+    def __init__(
+        self, session: Session, recipients: Sequence[Recipient], blocks: AsyncIterator[bytes], head: bytes = b""
+    ) -> None:
+        self.session = session
+        self.recipients = tuple(recipients)
+        self.id = f"{session.id}.{session.transaction}"
+        self._head = head
+        self._blocks = blocks
+        self.broken: BaseException | None = None  # what the client's end of the stream has raised
+        self.limit: asyncio.Timeout | None = None  # the target's patience, which waiting for the client does not use up
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._head:
+            head, self._head = self._head, b""
+            return head
+        limit = self.limit
+        if limit is None or limit.expired():
+            return await self._next()
+        before, now = limit.when(), asyncio.get_running_loop().time
+        asked = now()
+        limit.reschedule(None)
+        try:
+            return await self._next()
+        finally:
+            if before is not None:
+                limit.reschedule(before + now() - asked)
+
+    async def _next(self) -> bytes:
+        try:
+            return await anext(self._blocks)
+        except StopAsyncIteration:
+            raise
+        except BaseException as error:
+            self.broken = error
+            raise
 
 
-class Target(Protocol):
-    """A place where messages go. Its class is made from the URL: ``Maildir("maildir:PATH")``."""
+class Target:
+    """A place where messages go: subclass it, and write ``deliver``.
 
-    @property
-    def url(self) -> str:
-        """The URL that the target was made from."""
-        ...
+    Settings: the keys that its table ``[[deliver]]`` may have, a subclass of ``deliver.Settings``.
+    final: whether mailboxes are here, so that messages get a Return-Path (RFC 5321 4.4).
+    relays: whether messages leave for another mail server, so that loops and open relays are looked for.
+    """
+
+    Settings: ClassVar[type[Settings]] = Settings
+    final: ClassVar[bool] = True
+    relays: ClassVar[bool] = False
+
+    def __init__(self, url: str, settings: Any) -> None:
+        """Check URL and settings without touching anything; raise ConfigurationError."""
+        self.url = url  # as it may be shown: without a password
+        self.settings = settings
 
     async def start(self) -> None:
         """Make ready, once, before the first message; raise ConfigurationError if that is impossible."""
-        ...
 
-    async def open(self, session: Session) -> Delivery:
-        """Begin the delivery of the session's message; raise Reject if it cannot be taken."""
-        ...
+    async def verify(self, recipient: Recipient, session: Session) -> None:
+        """Raise Reject at RCPT for a recipient that could not be delivered to."""
+
+    async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
+        """Read a message and return when it is durable, with the place where it is, for the log.
+
+        The answer is one text for all recipients, or as many entries as the message has recipients, each a place or the
+        Reject for that recipient. Raise Reject to refuse all. What else is raised is a bug: 451 and a traceback in the
+        log. It may be cancelled at any await; what was kept must then be removed again.
+        """
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        """Give back what ``start`` took; no message is under way."""
+
+
+def unavailable() -> Reject:
+    """Return the refusal for a failure of ours; what failed is for the log, not for the client."""
+    # RFC 5321 4.2.3: "451 Requested action aborted: error in processing"; RFC 3463 3.4: "X.3.0 Other or undefined mail
+    # system status".
+    return Reject(451, "Error: the message cannot be stored now, try again later", enhanced="4.3.0")
+
+
+async def settled(cleaning: Awaitable[object]) -> None:
+    """Wait until something is cleaned up, but not longer than 5 s if it hangs: it goes on, the client does not wait."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE_WITH_CLEANING):
+            await asyncio.shield(cleaning)
 
 
 def known_schemes() -> tuple[str, ...]:
     """Return the schemes that ``target_from_url`` knows, sorted."""
-    return tuple(sorted(_TARGETS))
+    return tuple(sorted({*_TARGETS, *_offered()}))
 
 
-def target_from_url(url: str) -> Target:
-    """Return the target that a URL names; it touches nothing before its ``start``.
-
-    Raises ConfigurationError for an unknown scheme, and for a URL that the target cannot use.
-    """
+def target_class(url: str) -> type[Target]:
+    """Return the class of the target that a URL names; raise ConfigurationError for an unknown scheme."""
     scheme, colon, _ = url.partition(":")
+    scheme = scheme.lower()
     if not colon:
         raise ConfigurationError(f"{url!r} is no target: write SCHEME:…, for example maildir:{url or 'Maildir'}")
-    if scheme.lower() not in _TARGETS:
-        raise ConfigurationError(f"{url!r}: unknown scheme {scheme!r}{_likely(scheme)} (known: {_known()})")
-    module, name = _TARGETS[scheme.lower()]
-    target: Target = getattr(import_module(module), name)(url)
-    return target
+    if scheme in _TARGETS:
+        module, name = _TARGETS[scheme]
+        found = getattr(import_module(module), name)
+    elif scheme in (offered := _offered()):
+        found = offered[scheme].load()
+    else:
+        hint = likely(scheme, list(known_schemes()))
+        raise ConfigurationError(f"{_without_password(url)!r}: unknown scheme {scheme!r}{hint} (known: {_known()})")
+    if not (isinstance(found, type) and issubclass(found, Target)):
+        raise ConfigurationError(f"{scheme}: {found!r} is no subclass of pillarbox.deliver.Target")
+    return found
+
+
+def target_from_url(url: str, settings: Mapping[str, Any] | None = None) -> Target:
+    """Return the target that a URL names, with the settings of its table; it touches nothing before its ``start``.
+
+    Raises ConfigurationError for an unknown scheme, and for a URL or settings that the target cannot use.
+    """
+    kind = target_class(url)
+    return kind(url, kind.Settings.from_table(settings or {}))
+
+
+def _offered() -> dict[str, Any]:
+    return {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
 
 
 def _known() -> str:
     return ", ".join(f"{scheme}:" for scheme in known_schemes())
 
 
-def _likely(scheme: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(scheme.lower(), known_schemes(), n=1)
-    return f": did you mean {close[0]!r}?" if close else ""
-
-
-async def deliver(
-    targets: Sequence[Target], session: Session, blocks: AsyncIterable[bytes], *, head: bytes = b""
-) -> list[str]:
-    """Stream one message to all targets, ``head`` in front of it; return where each of them has it.
-
-    Raises what a target or the stream raises, and then aborts every delivery. Targets commit in order: one
-    that has committed before another failed keeps the message, and gets it again when the client retries.
-    """
-    async with AsyncExitStack() as leaving:
-        deliveries = []
-        for target in targets:
-            delivery = await _in_time(target.open(session), session)
-            leaving.push_async_callback(_abort, delivery)
-            deliveries.append(delivery)
-            await _in_time(delivery.write(head), session)
-        async for block in blocks:
-            for delivery in deliveries:
-                await _in_time(delivery.write(block), session)
-        return [await _in_time(delivery.commit(), session) for delivery in deliveries]
-
-
-async def _in_time(step: Awaitable[_Result], session: Session) -> _Result:
-    limit = asyncio.timeout(PATIENCE)
-    try:
-        async with limit:
-            return await step
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        fields = log_fields(session, "deliver", "deliver")
-        _log.error("the target did not answer in %d seconds", PATIENCE, extra=fields)
-        raise Reject(451, "Error: the message cannot be stored now, try again later", enhanced="4.3.0") from None
-
-
-async def _abort(delivery: Delivery) -> None:
-    try:
-        async with asyncio.timeout(PATIENCE_WITH_ABORT):
-            await delivery.abort()
-    except TimeoutError:  # it hangs; what it began ends when it no longer does, and the client is not to wait for that
-        return
+def _without_password(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    authority, slash, path = rest.partition("/")
+    user, at, host = authority.rpartition("@")
+    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}{slash}{path}"

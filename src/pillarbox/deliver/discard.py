@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillarbox import ConfigurationError
+from pillarbox.deliver import Target
 
 if TYPE_CHECKING:
-    from pillarbox import Session
+    from pillarbox.deliver import Message
 
 __all__ = ["Discard"]
 
 
-class Discard:
-    """The target ``discard:``; it is its own delivery too, since it has nothing to remember."""
+class Discard(Target):
+    """The target ``discard:``."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, settings: Any) -> None:
+        super().__init__(url, settings)
         if url.partition(":")[2]:
             raise ConfigurationError(f"{url!r}: nothing can follow discard:")
-        self.url = url
 
-    async def start(self) -> None:
-        """Do nothing."""
-
-    async def open(self, session: Session) -> Discard:
-        """Return the one delivery there is."""
-        return self
-
-    async def write(self, block: bytes) -> None:
-        """Forget the bytes."""
-
-    async def commit(self) -> str:
-        """Say that the message is gone."""
+    async def deliver(self, message: Message) -> str:
+        """Read the message, so that what is wrong with it is found, and say that it is gone."""
+        async for _ in message:
+            pass
         return self.url
-
-    async def abort(self) -> None:
-        """Do nothing: nothing was kept."""

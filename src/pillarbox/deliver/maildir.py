@@ -16,16 +16,17 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pillarbox import ConfigurationError, Reject, log_fields
+from pillarbox.deliver import Target, settled, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pillarbox import Session
+    from pillarbox.deliver import Message
 
-__all__ = ["Maildir", "MaildirDelivery"]
+__all__ = ["Maildir"]
 
 BUFFER = 256 * 1024  # bytes that wait for the disk, for each message
 STALE = 36 * 3600.0  # seconds
@@ -40,11 +41,11 @@ _Result = TypeVar("_Result")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-class Maildir:
+class Maildir(Target):
     """The target ``maildir:PATH``; a relative path starts at the working directory, ``~`` is the home directory."""
 
-    def __init__(self, url: str) -> None:
-        self.url = url
+    def __init__(self, url: str, settings: Any = None) -> None:
+        super().__init__(url, settings)
         self.path = _path(url)
         self.tmp, self.new, self.cur = (self.path / name for name in ("tmp", "new", "cur"))
 
@@ -61,62 +62,49 @@ class Maildir:
             reason = (error.strerror or str(error)).lower()
             raise ConfigurationError(f"{self.url}: {error.filename or self.path}: {reason}") from error
 
-    async def open(self, session: Session) -> MaildirDelivery:
-        """Begin a delivery; the disk is not touched before there is something to write."""
-        return MaildirDelivery(self, session)
-
-
-class MaildirDelivery:
-    """One message for a Maildir: a file in ``tmp/`` that moves to ``new/`` on commit."""
-
-    def __init__(self, target: Maildir, session: Session) -> None:
-        self._target = target
-        self._session = session
-        self._waiting: list[bytes] = []
-        self._bytes_waiting = 0
-        self._file = _File(target, binary=session.envelope.body_type == "binarymime")
-        self._touched = False  # the disk may hold something of this message
-        self._committed = False
-
-    async def write(self, block: bytes) -> None:
-        """Take the next bytes; from time to time wait until the disk has them."""
-        self._waiting.append(block)
-        self._bytes_waiting += len(block)
-        if self._bytes_waiting >= BUFFER:
-            await self._on_disk(self._file.write, self._taken())
-
-    async def commit(self) -> str:
+    async def deliver(self, message: Message) -> str:
         """Return the file's path in ``new/`` when file and folder entry are on the disk."""
-        place = await self._on_disk(self._file.finish, self._taken())
-        self._committed = True
-        return place
+        return await _Delivery(self, message).run()
 
-    async def abort(self) -> None:
-        """Remove what was written, also if a thread is still writing it."""
-        if self._touched and not self._committed:
-            # Even if this wait is cancelled the thread does its work.
-            await asyncio.shield(asyncio.to_thread(self._file.remove))
 
-    def _taken(self) -> bytes:
-        taken = b"".join(self._waiting)
-        self._waiting.clear()
-        self._bytes_waiting = 0
-        return taken
+class _Delivery:
+    """One message for a Maildir: a file in ``tmp/`` that moves to ``new/`` when it is whole."""
+
+    def __init__(self, target: Maildir, message: Message) -> None:
+        self._target = target
+        self._message = message
+        self._file = _File(target, binary=message.session.envelope.body_type == "binarymime")
+
+    async def run(self) -> str:
+        waiting: list[bytes] = []
+        octets = 0
+        try:
+            async for block in self._message:
+                waiting.append(block)
+                octets += len(block)
+                if octets >= BUFFER:
+                    await self._on_disk(self._file.write, b"".join(waiting))
+                    waiting.clear()
+                    octets = 0
+            return await self._on_disk(self._file.finish, b"".join(waiting))
+        except BaseException:
+            # A thread may still be writing; even if this wait is cut off, it does its work.
+            await settled(asyncio.to_thread(self._file.remove))
+            raise
 
     async def _on_disk(self, work: Callable[[bytes], _Result], chunk: bytes) -> _Result:
-        self._touched = True
         try:
-            # A thread cannot be cancelled: shielded, it ends in peace, and ``abort`` waits for it.
+            # A thread cannot be cancelled: shielded, it ends in peace, and removing the file waits for it.
             return await asyncio.shield(asyncio.to_thread(work, chunk))
         except OSError as error:
             raise self._reject(error) from error
 
     def _reject(self, error: OSError) -> Reject:
-        fields = log_fields(self._session, "deliver", "deliver")
+        fields = log_fields(self._message.session, "deliver", "deliver")
         _log.error("cannot store a message in %s: %s", self._target.url, error, extra=fields)
         if error.errno in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
-        return Reject(451, "Error: the message cannot be stored now, try again later", enhanced="4.3.0")
+        return unavailable()
 
 
 class _File:

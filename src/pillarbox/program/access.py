@@ -1,0 +1,118 @@
+"""Who may send what to whom: the rules of ``[access]``, asked at MAIL and RCPT.
+
+A client that has logged in, or comes from ``networks``, may write to anyone; all others to those of ``accept``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pillarbox import ConfigurationError, Networks, Reject
+from pillarbox.program.patterns import Patterns, expression, normal
+from pillarbox.program.settings import Settings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pillarbox import Address, Session
+
+__all__ = ["Access", "AccessSettings"]
+
+_EVERYONE = "*"  # the key of `senders` that stands for all users without one of their own
+_USER = "{user}"
+
+
+class AccessSettings(Settings):
+    """The table ``[access]``, and the same keys in a ``[[listen]]``."""
+
+    accept: list[str] | None = None
+    networks: list[str] = []  # noqa: RUF012 - a model's default, which is copied
+    senders: dict[str, list[str]] | None = None
+
+
+class Access:
+    """The rules of one listener; raises ConfigurationError for what is no pattern or network."""
+
+    def __init__(self, settings: AccessSettings, folder: Path | None = None) -> None:
+        self.accept = None if settings.accept is None else Patterns(settings.accept, folder)
+        self._settings = settings
+        self._folder = folder
+        try:
+            self._networks = Networks(settings.networks)
+        except ValueError as error:
+            raise ConfigurationError(f"networks: {error}") from error
+        senders = settings.senders
+        self._senders = (
+            None if senders is None else {_plain(user): _Senders(own, folder) for user, own in senders.items()}
+        )
+
+    @property
+    def networks_given(self) -> bool:
+        """Whether some clients may write to anyone without AUTH."""
+        return bool(self._settings.networks)
+
+    @property
+    def everywhere(self) -> bool:
+        """Whether these are all clients there are."""
+        return any(network == _EVERYONE or network.endswith("/0") for network in self._settings.networks)
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether anybody may write to anyone."""
+        return self.everywhere or self.accept is None or self.accept.all
+
+    def accepting(self, accept: list[str]) -> Access:
+        """Return the same rules with other recipients that anyone may write to."""
+        return Access(self._settings.model_copy(update={"accept": accept}), self._folder)
+
+    @property
+    def looks_at_senders(self) -> bool:
+        """Whether MAIL is looked at."""
+        return self._senders is not None
+
+    @property
+    def looks_at_recipients(self) -> bool:
+        """Whether RCPT is looked at."""
+        return self.accept is not None
+
+    def check_sender(self, sender: Address, session: Session) -> None:
+        """Raise Reject for a reverse path that is another's; that of a report (``<>``) is everyone's."""
+        if self._senders is None or session.user is None or not sender.address:
+            return
+        user = str(session.user)
+        own = self._senders.get(_plain(user)) or self._senders.get(_EVERYONE)
+        if own is None or not own.allow(sender.address, user):
+            raise Reject(553, f"Error: <{sender.address}> is no address of {user}", enhanced="5.7.1")
+
+    def check_recipient(self, address: str, session: Session) -> None:
+        """Raise Reject for a recipient that this client may not write to."""
+        if self.accept is None or session.user is not None or address in self.accept:
+            return
+        if session.remote_address in self._networks:
+            return
+        raise Reject(550, "Error: relaying denied: log in, or write to an address of this server", enhanced="5.7.1")
+
+
+class _Senders:
+    """The reverse paths of one user: patterns, in which ``{user}`` stands for the user's name."""
+
+    def __init__(self, patterns: list[str], folder: Path | None) -> None:
+        self._fixed = Patterns([pattern for pattern in patterns if _USER not in pattern], folder)
+        self._made = [pattern for pattern in patterns if _USER in pattern]
+
+    def allow(self, address: str, user: str) -> bool:
+        if any(_of_user(pattern, user).fullmatch(normal(address)) for pattern in self._made):
+            return True
+        return bool(self._fixed.written) and address in self._fixed
+
+
+def _of_user(pattern: str, user: str) -> re.Pattern[str]:
+    """Return the expression for a pattern with ``{user}``: a user's name is no pattern, whatever stands in it."""
+    own = re.escape(normal(user))
+    parts = [own.join(map(re.escape, part.split(_USER))) for part in normal(pattern).split("*")]
+    return re.compile(expression(parts), re.DOTALL)
+
+
+def _plain(user: str) -> str:
+    return user.casefold()

@@ -1,0 +1,135 @@
+"""Lists of address patterns, as ``accept`` and ``recipients`` hold them: what matches an address is decided here.
+
+A pattern is a whole address in which ``*`` stands for any run of characters; ``!`` in front takes away; ``file:PATH``
+stands for a file with a pattern on each line, ``#`` in front of comments. Case does not matter.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pillarbox import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+__all__ = ["Patterns"]
+
+
+class Patterns:
+    """A list of patterns; ``address in patterns`` costs two lookups where they are addresses and ``*@domain``."""
+
+    def __init__(self, patterns: Iterable[str], folder: Path | None = None) -> None:
+        """Read patterns and the files they name (relative ones begin at ``folder``); raise ConfigurationError."""
+        self.written = tuple(patterns)
+        read = list(_read(self.written, folder or Path()))
+        wanted = [pattern for pattern in read if not pattern.startswith("!")]
+        # Nothing but exceptions: from everything.
+        self._wanted = _Set(wanted or ["*"] if read else [])
+        self._not_wanted = _Set(pattern[1:] for pattern in read if pattern.startswith("!"))
+
+    def __contains__(self, address: str) -> bool:
+        plain = normal(address)
+        return plain in self._wanted and plain not in self._not_wanted
+
+    @property
+    def all(self) -> bool:
+        """Whether every address matches."""
+        return self._wanted.all and not self._not_wanted
+
+
+class _Set:
+    """Patterns of one kind, sorted by how they are looked up."""
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self.all = False
+        self._addresses: set[str] = set()
+        self._domains: set[str] = set()
+        others: list[str] = []
+        for pattern in patterns:
+            local, at, domain = pattern.rpartition("@")
+            if pattern in ("*", "*@*"):
+                self.all = True
+            elif "*" not in pattern:
+                self._addresses.add(pattern)
+            elif at and local == "*" and "*" not in domain:
+                self._domains.add(domain)
+            else:
+                others.append(expression([re.escape(part) for part in pattern.split("*")]))
+        self._others = re.compile("|".join(others), re.DOTALL) if others else None
+
+    def __contains__(self, address: str) -> bool:
+        return (
+            self.all
+            or address in self._addresses
+            or address.rpartition("@")[2] in self._domains
+            or (self._others is not None and self._others.fullmatch(address) is not None)
+        )
+
+    def __bool__(self) -> bool:
+        return self.all or bool(self._addresses or self._domains or self._others)
+
+
+def expression(parts: list[str]) -> str:
+    """Return the regular expression for parts with any run of characters between them; it takes linear time."""
+    if len(parts) == 1:
+        return parts[0]
+    # Atomic groups, as in the library's fnmatch: where each part is found first is as good as any other place.
+    between = "".join(f"(?>.*?{part})" for part in parts[1:-1])
+    return f"{parts[0]}{between}.*{parts[-1]}"
+
+
+def normal(address: str) -> str:
+    """Return the form in which addresses and patterns are compared."""
+    # Domains have no case (RFC 5321 2.4); local parts have one by the letter, but nowhere two owners for it. A domain
+    # in A-labels is the same as in U-labels (RFC 5890 2.3.2.1).
+    local, at, domain = unicodedata.normalize("NFC", address).casefold().rpartition("@")
+    if "xn--" in domain:
+        domain = _unicode(domain)
+    return local + at + domain
+
+
+def _unicode(domain: str) -> str:
+    import idna
+
+    try:
+        return unicodedata.normalize("NFC", idna.decode(domain)).casefold()
+    except (idna.IDNAError, UnicodeError):
+        return domain
+
+
+def _read(patterns: Iterable[str], folder: Path) -> Iterator[str]:
+    for pattern in patterns:
+        name = pattern.partition("file:")[2] if pattern.startswith("file:") else ""
+        if not name:
+            yield _checked(pattern, repr(pattern))
+            continue
+        path = folder / Path(name).expanduser()
+        for number, line in enumerate(_lines(path), 1):
+            written = line.partition("#")[0].strip()
+            if written:
+                yield _checked(written, f"{path}, line {number}")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: is not UTF-8") from error
+
+
+def _checked(pattern: str, place: str) -> str:
+    plain = pattern.strip()
+    body = plain.removeprefix("!")
+    if not body or any(c.isspace() for c in body):
+        raise ConfigurationError(
+            f"{place}: is no pattern: write an address such as joe@example.com, *@example.com or *"
+        )
+    if "@" not in body and "*" not in body:
+        raise ConfigurationError(f"{place}: has no @: write {body}@example.com, {body}@* or *@{body}")
+    return ("!" if plain.startswith("!") else "") + normal(body)
