@@ -112,6 +112,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "The program": (
         "It does not start as an open relay.",
         "SIGHUP changes the configuration and ends no session.",
+        "A transcript shows no password.",
         "Renewed certificates are used as soon as their files have changed.",
         "With user it gives up root for good before it reads a first command.",
     ),

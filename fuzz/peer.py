@@ -25,6 +25,7 @@ from plainwire import TLS, PlainWire
 from pillarbox import Session, SMTPServer, TLSInfo
 from pillarbox.net import bulk, wire
 from pillarbox.net.connection import Connection
+from pillarbox.net.endpoint import Endpoint
 from pillarbox.net.listener import Listener
 from pillarbox.smtp import authentication, body, conversation, delivery
 from pillarbox.smtp import wire as smtp_wire
@@ -297,7 +298,7 @@ def _bulk_buffer(size: int) -> memoryview:
 
 
 async def _listener(server: SMTPServer) -> Listener:
-    return server._listener({})
+    return Endpoint(server._listener({})).listener
 
 
 def cut(octets: bytes, places: Sequence[int]) -> list[bytes]:

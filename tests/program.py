@@ -17,6 +17,7 @@ import pytest
 
 MODULE = [sys.executable, "-m", "pillarbox"]
 WAIT = 20.0
+LINES = ("--log-format", "text")  # as on a terminal; elsewhere the program logs JSON
 
 
 class Program:
@@ -27,7 +28,7 @@ class Program:
         self.lines: list[str] = []
         self._queue: Queue[str] = Queue()
         self.process = subprocess.Popen(
-            [*command, "serve", *arguments],
+            [*command, "serve", *LINES, *arguments],
             cwd=cwd,
             env={**os.environ, "PYTHONWARNINGS": "error"},
             stderr=subprocess.PIPE,

@@ -11,7 +11,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
@@ -20,6 +20,7 @@ from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.cpus import Workers, number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
+from pillarbox.program.logs import LogSettings
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import PATIENCE, Route, Routes
 from pillarbox.program.settings import Settings, likely
@@ -32,12 +33,11 @@ DEFAULT_TARGET = "maildir:./Maildir"
 _ACCESS_KEYS = tuple(AccessSettings.model_fields)
 
 
-class ProgramSettings(Settings):
+class ProgramSettings(LogSettings):
     """The table ``[program]``; each key is an argument too."""
 
     workers: Workers = 1
     user: str | None = None
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
 class RouteSettings(Settings):

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from pillarbox import ConfigurationError
-from pillarbox.program.logs import LEVELS, log_to_stderr
+from pillarbox.program.logs import FORMATS, LEVELS, log_to_stderr
 
 
 class Failure(click.ClickException):
@@ -41,6 +41,10 @@ Examples:
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound; for root.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
+@click.option("--log-format", type=click.Choice(FORMATS), help="auto: text on a terminal, JSON elsewhere.")
+@click.option(
+    "--transcript", "transcripts", metavar="NETWORK", multiple=True, help="Show all that these clients say; or all."
+)
 def serve(
     listen: tuple[str, ...],
     deliver: tuple[str, ...],
@@ -53,12 +57,12 @@ def serve(
     from pillarbox.cli.config import effective
     from pillarbox.program.run import run
 
-    given = {name: value for name, value in program.items() if value is not None}
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in program.items() if value}
     try:
         configuration = effective(
             config, settings=settings, listen=listen, deliver=deliver, accept=accept, program=given
         )
-        log_to_stderr(configuration.program.log_level)
+        log_to_stderr(configuration.program)
         run(configuration)
     except ConfigurationError as error:
         raise Failure(str(error)) from error

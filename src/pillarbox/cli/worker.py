@@ -29,5 +29,5 @@ def configured(snapshot: Mapping[str, Any]) -> Configuration:
     from pillarbox.program.logs import log_to_stderr
 
     configuration = effective(**snapshot)
-    log_to_stderr(configuration.program.log_level)
+    log_to_stderr(configuration.program)
     return configuration

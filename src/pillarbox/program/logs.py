@@ -1,35 +1,71 @@
-"""The program's log: what a record looks like on standard error, and which of the library's records are shown."""
+"""The program's log on standard error: its form, by structlog, and which of the library's records are shown.
+
+On a terminal a line for people, in colour; elsewhere JSON, a line for each record, with the fields of docs/logging.md.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from typing import TYPE_CHECKING, Any, Literal
 
-from pillarbox import log_fields
+from pillarbox import ConfigurationError, Networks, log_fields
+from pillarbox.program.settings import Settings
 
-__all__ = ["LEVELS", "LineFormatter", "log_to_stderr"]
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from structlog.typing import EventDict
+
+__all__ = ["LEVELS", "LogSettings", "log_to_stderr"]
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
+FORMATS = ("auto", "text", "json")
+ALL = "all"
 
 _log = logging.getLogger("pillarbox.program")
 
 
-class LineFormatter(logging.Formatter):
-    """One line a record: the level in front unless it is INFO, the client behind; a traceback follows."""
+class LogSettings(Settings):
+    """The keys of ``[program]`` that are about the log."""
 
-    _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
+    log_format: Literal["auto", "text", "json"] = "auto"
+    transcripts: list[str] = []  # noqa: RUF012 - a model's default, which is copied
 
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
-        """Return the line; nothing that came from outside can begin another."""
-        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        return level + self._CONTROL.sub("?", record.message + self._client(record))
 
-    def _client(self, record: logging.LogRecord) -> str:
-        session = getattr(record, "cid", "")
-        if not session or session in record.message:
-            return ""
-        return f" [{getattr(record, 'address', '')} {session}]".replace("[ ", "[")
+def log_to_stderr(settings: LogSettings) -> None:
+    """Show records as the settings say: the library's and the program's from a level up, others' from WARNING.
+
+    May be called again, when the settings have changed. Raises ConfigurationError for a transcript of no network.
+    """
+    sys.unraisablehook = _note_unraisable
+    level = getattr(logging, settings.log_level.upper())
+    transcripts = _networks(settings.transcripts)
+    root = logging.getLogger()
+    handler = next((each for each in root.handlers if isinstance(each, _Stderr)), None)
+    if handler is None:
+        handler = _Stderr()
+        root.addHandler(handler)
+    handler.setFormatter(_formatter(settings.log_format))
+    handler.filters = [_is_not_reported, _Chosen(level, transcripts)]
+    logging.getLogger("pillarbox").setLevel(min(level, logging.DEBUG) if transcripts else level)
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """The one handler of the program."""
+
+
+def _networks(transcripts: list[str]) -> Networks | None:
+    try:
+        return Networks(["*" if each == ALL else each for each in transcripts]) if transcripts else None
+    except ValueError as error:
+        raise ConfigurationError(f"transcripts: {error}: write an address, a network or {ALL}") from None
+
+
+# --- Which records
 
 
 # The library's events that the program reports in its own words.
@@ -41,19 +77,111 @@ def _is_not_reported(record: logging.LogRecord) -> bool:
     return not (from_library and getattr(record, "tnx", "") in _REPORTED)
 
 
+class _Chosen:
+    """What is shown: all from a level up, and everything of the clients whose transcript is wanted."""
+
+    def __init__(self, level: int, transcripts: Networks | None) -> None:
+        self._level = level
+        self._transcripts = transcripts
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if self._transcripts is None or record.levelno >= self._level:
+            return True
+        return getattr(record, "cid", "") != "" and (
+            "" in self._transcripts or getattr(record, "address", "") in self._transcripts
+        )
+
+
+# --- Their form
+
+
+def _formatter(form: str) -> logging.Formatter:
+    from structlog import stdlib
+
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    chain: list[Any] = [stdlib.add_log_level, stdlib.ExtraAdder()]
+    if form == "json" or (form == "auto" and not terminal):
+        return stdlib.ProcessorFormatter(processors=_json(), foreign_pre_chain=chain)
+    colours = terminal and not os.environ.get("NO_COLOR")
+    processors: list[Any] = [stdlib.ProcessorFormatter.remove_processors_meta, _text(colours=colours, times=terminal)]
+    return stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=chain)
+
+
+def _json() -> list[Any]:
+    from structlog import processors, stdlib
+
+    return [
+        _facts,
+        stdlib.ProcessorFormatter.remove_processors_meta,
+        processors.format_exc_info,
+        processors.JSONRenderer(ensure_ascii=False, default=str),
+    ]
+
+
+def _facts(_logger: object, _name: str, event: EventDict) -> EventDict:
+    """Put what every reader looks for in front, and leave out what a record has not."""
+    from datetime import UTC, datetime
+
+    record: logging.LogRecord = event["_record"]
+    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    facts: EventDict = {
+        "time": time,
+        "level": event.pop("level"),
+        "message": event.pop("event"),
+        "logger": record.name,
+        "pid": record.process,
+    }
+    facts.update({name: value for name, value in event.items() if value not in (None, "", [])})
+    return facts
+
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m", "debug": "\x1b[2m"}
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def _text(*, colours: bool, times: bool) -> Callable[[object, str, EventDict], str]:
+    """Return what makes one line of a record: the level in front unless it is INFO, the client behind."""
+    from structlog.dev import ConsoleRenderer
+
+    def coloured(colour: str, text: str) -> str:
+        return f"{colour}{text}{_PLAIN}" if colours and colour and text else text
+
+    def line(_logger: object, _name: str, event: EventDict) -> str:
+        level = event["level"]
+        # Nothing that came from outside can begin another line, or speak to the terminal.
+        message = _CONTROL.sub("?", str(event["event"]))
+        name = "" if level == "info" else f"{level}: "
+        text = coloured(_COLOURS.get(level, ""), name + message) + coloured(_DIM, _client(event, message))
+        if times:
+            from time import localtime, strftime
+
+            text = coloured(_DIM, strftime("%H:%M:%S", localtime())) + " " + text
+        if event.get("exc_info"):
+            text += "\n" + traceback_of({"event": "", "exc_info": event["exc_info"]}).strip("\n")
+        return text
+
+    renderer = ConsoleRenderer(colors=colours, columns=None, pad_event_to=0)
+
+    def traceback_of(event: EventDict) -> str:
+        return renderer(None, "", event)
+
+    return line
+
+
+def _client(event: EventDict, message: str) -> str:
+    session = event.get("cid") or ""
+    if not session or session in message:
+        return ""
+    return f" [{event.get('address') or ''} {session}]".replace("[ ", "[")
+
+
+# --- What CPython prints by itself
+
+
 def _note_unraisable(found: sys.UnraisableHookArgs) -> None:
     """Log what CPython prints past every log: of a server name outside ASCII, which any client may send, a line."""
     if isinstance(found.exc_value, UnicodeDecodeError):
         _log.info("a server name (SNI) outside ASCII: the handshake ends", extra=log_fields(None, "program", "tls"))
     else:
         sys.__unraisablehook__(found)
-
-
-def log_to_stderr(level: str) -> None:
-    """Show the library's and the program's records from ``level`` up, and everyone else's warnings."""
-    sys.unraisablehook = _note_unraisable
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter())
-    handler.addFilter(_is_not_reported)
-    logging.getLogger().addHandler(handler)
-    logging.getLogger("pillarbox").setLevel(level.upper())

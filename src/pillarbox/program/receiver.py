@@ -156,7 +156,15 @@ def _places(answers: list[str | Reject]) -> list[str]:
 def _log_message(session: Session, stream: MessageStream, outcome: str, *parts: str) -> None:
     if not _log.isEnabledFor(logging.INFO):
         return
-    fields = log_fields(session, "program", "message")
+    envelope = session.envelope
+    fields = log_fields(session, "program", "message") | {
+        "id": f"{session.id}.{session.transaction}",
+        "mail_from": str(envelope.mail_from or ""),
+        "rcpt_to": [recipient.address for recipient in envelope.rcpt_to[:SHOWN_RECIPIENTS]],
+        "recipients": len(envelope.rcpt_to),
+        "bytes": stream.byte_length,
+        "outcome": "stored" if outcome.startswith("in ") else "refused",
+    }
     _log.info(
         f"message from <%s> to %s, %d bytes, id %s.%d, {outcome}",
         session.envelope.mail_from or "",

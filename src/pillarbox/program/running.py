@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, SMTPServer
 from pillarbox.program.advice import cannot_listen
+from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.receiver import Receiver
 from pillarbox.program.systemd import handed_over
 
@@ -64,6 +65,7 @@ class Running:
         kept = {id(route.target) for route in configuration.routes}
         unwanted = [target for target in self._started if id(target) not in kept]
         self.configuration = configuration
+        log_to_stderr(configuration.program)
         if unwanted:
             task = asyncio.create_task(self._retire(unwanted, self.server.connections))
             self._retiring.add(task)
