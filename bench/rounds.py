@@ -38,6 +38,7 @@ class Setting:
     warm_up: float = 0.0
     deadline: float = float("inf")
     environment: dict[str, str] = field(default_factory=dict)
+    cores: Sequence[int] = (process.SERVER_CORE,)  # the server's
 
     servers: Servers = field(default_factory=lambda: Servers())  # noqa: PLW0108 - it stands below
 
@@ -62,7 +63,7 @@ def serving(peer: Peer, mode: str, setting: Setting) -> Iterator[Server]:
     environment = os.environ | setting.environment
     silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = peer.command(port, mode)
-    with process.started(command, process.SERVER_CORE, cwd=HERE, env=environment, **silent) as running:
+    with process.started(command, setting.cores, cwd=HERE, env=environment, **silent) as running:
         process.wait_for_greeting(port, running)
         yield Server(peer, port, running.pid)
 
