@@ -99,7 +99,7 @@ async def test_a_listeners_own_max_clients_is_that_of_the_same_address() -> None
     async with serving(**options) as one, serving(**options) as other:
         address = await one.server.listen(0, "127.0.0.1", max_clients=1)
         assert isinstance(address, tuple)
-        (listening,) = one.server._servers[-1].sockets
+        (listening,) = one.server._endpoints[-1]._servers[-1].sockets
         # As two processes have it: both listen on one socket.
         await other.server.listen(sock=listening.dup(), max_clients=1)
         await one.server.listen(0, "127.0.0.1", max_clients=1)  # another place, of its own
