@@ -51,7 +51,7 @@ def serve(
 ) -> None:
     """Run the command; what is wrong with its configuration becomes one message."""
     from pillarbox.cli.config import effective
-    from pillarbox.program.run import run
+    from pillarbox.program.run import ProgramFailed, run
 
     given = {name: value for name, value in program.items() if value is not None}
     try:
@@ -62,3 +62,5 @@ def serve(
         run(configuration)
     except ConfigurationError as error:
         raise Failure(str(error)) from error
+    except ProgramFailed as error:
+        raise click.ClickException(str(error)) from error

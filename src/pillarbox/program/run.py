@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pillarbox.program.receiver import Receiver
     from pillarbox.program.routes import Route
 
-__all__ = ["Process", "StopSignals", "cannot_listen", "loop_factory", "run", "serve"]
+__all__ = ["Process", "ProgramFailed", "StopSignals", "cannot_listen", "loop_factory", "run", "serve"]
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -63,6 +63,10 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 # --- From start to end
+
+
+class ProgramFailed(Exception):
+    """The program cannot go on, and not for its configuration; the text is for its user."""
 
 
 class Process:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import BoundSockets, ConfigurationError, LimitCounts, self_signed_certificate
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
-from pillarbox.program.run import StopSignals, cannot_listen
+from pillarbox.program.run import ProgramFailed, StopSignals, cannot_listen
 from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
 if TYPE_CHECKING:
@@ -264,7 +264,8 @@ class Slot:
         if not supervisor.began:
             supervisor.deaths += 1
             if supervisor.deaths >= QUICK_DEATHS:
-                supervisor.cannot_start(WorkersDied(f"worker {self.name} {_ended(status)} before it was ready"))
+                problem = f"worker {self.name} {_ended(status)} before it was ready, as others did before it"
+                supervisor.cannot_start(ProgramFailed(problem))
             return None if supervisor.began else 0.0
         self._quick = 0 if self.ready and lived >= STABLE else self._quick + 1
         wait = 0.0 if self._quick < 2 else min(LONGEST_WAIT, 2.0 ** (self._quick - 2))
@@ -276,10 +277,6 @@ class Slot:
 
 async def _first_of(*events: asyncio.Future[Any]) -> None:
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-
-
-class WorkersDied(Exception):
-    """Workers end before they are ready, and say nothing."""
 
 
 def _ended(status: int) -> str:
