@@ -29,18 +29,18 @@ NUMBERS = (1, 2)
 
 def ratios(setting: Setting) -> Iterable[Finding]:
     """Measure the program with one and with two workers side by side; the target is the ratio's."""
-    for cores, where in ((ONE_CORE, "on one core"), (ALL_CORES, f"on {len(ALL_CORES)} cores")):
-        for workload in ("open", "each"):
-            yield from _compared(workload, where, cores, {}, setting, targets.WORKERS)
-    yield from _compared("open", "on one core, with limits over all", ONE_CORE, LIMITS, setting, None)
-    yield from _compared("each", "on one core, with limits over all", ONE_CORE, LIMITS, setting, None)
+    on_one, on_all = replace(setting, cores=ONE_CORE), replace(setting, cores=ALL_CORES)
+    for workload in ("open", "each"):
+        yield from _compared(workload, "on one core", on_one, {}, targets.WORKERS)
+        yield from _compared(workload, f"on {len(ALL_CORES)} cores", on_all, {}, targets.WORKERS)
+        yield from _compared(workload, "on one core, with limits over all", on_one, LIMITS, None)
 
 
 def _compared(
-    workload: str, where: str, cores: Sequence[int], options: dict[str, Any], setting: Setting, target: float | None
+    workload: str, where: str, setting: Setting, options: dict[str, Any], target: float | None
 ) -> Iterable[Finding]:
     peers = [_peer(number, where, options) for number in NUMBERS]
-    figures = measure(peers, WORKLOADS[workload], replace(setting, cores=cores))
+    figures = measure(peers, WORKLOADS[workload], setting)
     for number, figure in zip(NUMBERS, figures, strict=True):
         if figure.failure:
             print(f"  {figure.peer}: {figure.failure}")

@@ -59,6 +59,7 @@ async def _work(number: int, control: socket.socket, configure: Configure) -> in
         channel.tell("failed", str(error))
         return 2
     finally:
+        worker.close()
         channel.close()
         await asyncio.wait([channel.closed], timeout=1.0)
     return 0
@@ -91,6 +92,12 @@ class Worker(Process):
         """Take over the sockets, for each listener its own, and options beside the configuration's."""
         self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
         self.options = {**options, "limit_counts": AskedCounts(self.channel)}
+
+    def close(self) -> None:
+        """Close the sockets that no server has taken, and closed."""
+        for listener in self._sockets:
+            for sock in listener:
+                sock.close()
 
     def address(self, number: int, listener: Listener) -> Mapping[str, Any]:
         return {"sock": self._sockets[number]}

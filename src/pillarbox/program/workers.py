@@ -82,8 +82,11 @@ class Supervisor:
     async def reload(self, configuration: Configuration) -> list[Any]:
         """Give all workers a configuration that was checked; return what each one says to it.
 
-        Addresses and the number of workers stay as they are. A worker answers by its handler ``reload``.
+        A worker answers by its handler ``reload``. Raises ConfigurationError, and changes nothing, where there are
+        other addresses: the workers have the sockets that were bound at the start.
         """
+        if _addresses(configuration) != _addresses(self.configuration):
+            raise ConfigurationError("with several workers other addresses need a new start of the program")
         self.configuration = configuration
         return await self.ask("reload", configuration.snapshot)
 
@@ -273,6 +276,10 @@ class Slot:
         when = f"in {wait:g} seconds" if wait else "now"
         _log.warning("worker %s %s; it is started again %s", self.name, why, when)
         return wait
+
+
+def _addresses(configuration: Configuration) -> list[str]:
+    return [listener.address for listener in configuration.listeners]
 
 
 async def _first_of(*events: asyncio.Future[Any]) -> None:
