@@ -227,6 +227,10 @@ def test_a_second_signal_ends_all_at_once(start: Start) -> None:
         assert program.end(signal.SIGINT) == -signal.SIGINT  # and the workers are gone too: they had standard error
 
 
+@pytest.mark.promises(
+    "Limits",
+    "With several workers, numbers and rates hold over all of them; what one that dies had counted is given back.",
+)
 def test_numbers_hold_over_all(start: Start) -> None:
     program = start(*TWO, "--set", "max_clients=3", "--log-level", "info")
     running = pids(program)
@@ -245,6 +249,10 @@ def test_numbers_hold_over_all(start: Start) -> None:
             assert codes(port, 8) == [b"421"] * 8
 
 
+@pytest.mark.promises(
+    "Limits",
+    "With several workers, numbers and rates hold over all of them; what one that dies had counted is given back.",
+)
 def test_numbers_of_an_address_and_rates_hold_over_all(start: Start) -> None:
     rate = 'rates_over_all={messages = "5/hour"}'
     program = start(*TWO, "--set", "max_clients_per_address=4", "--set", rate, "--deliver", "discard:")

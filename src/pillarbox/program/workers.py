@@ -297,7 +297,8 @@ def _ended(status: int) -> str:
 def _spawn(number: int, control: int, listening: list[list[int]]) -> subprocess.Popen[bytes]:
     """Start a worker's process, by exec: what this one has become is not to be inherited."""
     inherited = [control, *(descriptor for listener in listening for descriptor in listener)]
-    command = [sys.executable, "-P", "-m", "pillarbox", "worker", str(number), str(control)]
+    # -u: one write for each line of the log, so that the lines of several workers do not mix.
+    command = [sys.executable, "-Pu", "-m", "pillarbox", "worker", str(number), str(control)]
     # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
