@@ -324,6 +324,21 @@ def test_one_that_cannot_start_again_is_tried_later_and_the_others_go_on(start: 
     program.line(r"^worker 1 \(pid \d+\) is ready$")
 
 
+def test_a_reload_does_not_make_the_log_say_everything_twice(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "mail.toml"
+    file.write_text(f'[[listen]]\naddress = "{HERE}:0"\n[[deliver]]\nurl = "discard:"\n')
+    program = start("--config", "mail.toml", "--workers", "2")
+    pids(program)
+    port = program.port()
+    for _ in range(2):
+        program.process.send_signal(signal.SIGHUP)
+        program.line("^reloaded$")
+    with smtplib.SMTP(HERE, port, timeout=WAIT) as client:
+        client.sendmail("a@example.org", ["b@example.com"], b"Subject: x\r\n\r\nbody\r\n")
+    assert program.end() == 0
+    assert len([line for line in program.lines if line.startswith("message from")]) == 1
+
+
 class TestFailures:
     @pytest.fixture
     def failed(self, start: Start) -> Any:
