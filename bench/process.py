@@ -33,9 +33,11 @@ def allow_many_descriptors() -> int:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str], core: int, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """Start a program on one core; it is ended, and waited for, at the end of the block."""
-    os.sched_setaffinity(0, {core})  # inherited from the start: Go counts its cores once
+def started(command: Sequence[str], cores: int | Sequence[int], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """Start a program on one core, or on these; it is ended, and waited for, at the end of the block."""
+    os.sched_setaffinity(
+        0, {cores} if isinstance(cores, int) else cores
+    )  # inherited from the start: Go counts its cores once
     try:
         process = subprocess.Popen([*_WITH_US, *command], text=True, **options)
     finally:

@@ -38,6 +38,7 @@ class Setting:
     warm_up: float = 0.0
     deadline: float = float("inf")
     environment: dict[str, str] = field(default_factory=dict)
+    cores: Sequence[int] = (process.SERVER_CORE,)  # the server's
 
     servers: Servers = field(default_factory=lambda: Servers())  # noqa: PLW0108 - it stands below
 
@@ -62,7 +63,7 @@ def serving(peer: Peer, mode: str, setting: Setting) -> Iterator[Server]:
     environment = os.environ | setting.environment
     silent: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     command = peer.command(port, mode)
-    with process.started(command, process.SERVER_CORE, cwd=HERE, env=environment, **silent) as running:
+    with process.started(command, setting.cores, cwd=HERE, env=environment, **silent) as running:
         process.wait_for_greeting(port, running)
         yield Server(peer, port, running.pid)
 
@@ -191,19 +192,23 @@ class Figure:
         return (high - low) / 2 / self.median
 
 
-def measure(peers: Sequence[Peer], workload: Workload, setting: Setting) -> list[Figure]:
-    """Measure the peers side by side: A B C A B C, after a warm-up each. One that fails is noted and left out."""
+def measure(peers: Sequence[Peer], workload: Workload | Sequence[Workload], setting: Setting) -> list[Figure]:
+    """Measure the peers side by side: A B C A B C, after a warm-up each. One that fails is noted and left out.
+
+    workload: for all of them, or one for each.
+    """
     figures = [Figure(peer.name) for peer in peers]
+    workloads = [workload] * len(peers) if isinstance(workload, Workload) else workload
     running = [
-        (server, figure)
-        for peer, figure in zip(peers, figures, strict=True)
-        if (server := _prepared(peer, figure, workload, setting)) is not None
+        (server, figure, load)
+        for peer, figure, load in zip(peers, figures, workloads, strict=True)
+        if (server := _prepared(peer, figure, load, setting)) is not None
     ]
     for number in range(setting.rounds):
         if number >= FEWEST_ROUNDS and setting.time_is_up():  # whole rounds only
             break
-        for server, figure in running:
-            _round(server, figure, workload, setting)
+        for server, figure, load in running:
+            _round(server, figure, load, setting)
     return figures
 
 

@@ -27,6 +27,7 @@ import memory
 import process
 import report
 import startup
+import workers
 from findings import Finding
 from peers import ASYNCIO, OURS, PEERS, Peer, find
 from rounds import Setting, measure
@@ -35,7 +36,7 @@ from workloads import WORKLOADS
 RESULTS = Path(__file__).resolve().parent / "results"
 MINUTES, QUICK_MINUTES = 14.0, 1.8
 # Left out of a quick run.
-TOO_LONG = {"25mb", "1mb-prose", "tls-1mb", "growth", "limits"}
+TOO_LONG = {"25mb", "1mb-prose", "tls-1mb", "growth", "limits", "workers"}
 # What is left of the time is shared out by these; a step that needs less leaves it to those behind it.
 HEAVY = {
     "growth": 6,
@@ -45,6 +46,7 @@ HEAVY = {
     "auth": 2,
     "tls-open": 2,
     "limits": 3,
+    "workers": 4,
 }  # these start their servers
 
 Scene = Callable[[list[Peer], Setting, report.Results, bool], Iterable[Finding]]
@@ -60,6 +62,10 @@ def _log_line(peers: list[Peer], setting: Setting, results: report.Results, quic
 
 def _limits(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
     return limits.cost(setting)
+
+
+def _workers(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
+    return workers.ratios(setting)
 
 
 def _memory(peers: list[Peer], setting: Setting, results: report.Results, quick: bool) -> Iterable[Finding]:
@@ -84,6 +90,7 @@ SCENES: dict[str, Scene] = {
     "startup": _startup,
     "log-line": _log_line,
     "limits": _limits,
+    "workers": _workers,
     "latency": _latency,
     "memory": _memory,
     "growth": _growth,

@@ -16,6 +16,7 @@ LATENCY_CHANGE = 0.20  # of ten busy sessions beside 10,000 open ones
 IMPORT_SECONDS = 0.100
 LISTENING_SECONDS = 0.400
 LOG_LINE_MICROSECONDS = 10.0
+WORKERS = 1.1  # CPU of a message with two workers, by that with one
 # Linear: the last step costs no more than the first ones foretell, times this. The issue names no number; with
 # 10,000 sessions no processor's cache holds what a session needs, and smtp-sink in C needs eleven times as long.
 LINEAR = 1.5

@@ -88,6 +88,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "Failed logins may have a budget for each address and account; beyond it nobody looks at the password.",
         "A client that sends a command or a message too slowly, or never reads, ends; an honest slow line passes.",
         "Numbers and rates may be limited for an address, where a /64 of IPv6 counts as one, and over all.",
+        "With several workers, numbers and rates hold over all of them; what one that dies had counted is given back.",
         "A connection that is refused for its number or rate costs neither DNS nor TLS.",
         "The process never runs out of descriptors: connections too many get 421, and one line in the log.",
         "Thousands of slow clients do not keep honest ones from being served.",
@@ -99,6 +100,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Nothing is lost": (
         "250 means that the program has the message on the disk: file and folder entry.",
         "kill -9 at any moment loses no message that got 250, and leaves no torn one.",
+        "A worker that is killed takes no message with it that got 250; the others go on.",
         "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays.",
         "A client that disappears within a message leaves no message.",
         "A signal to end lets running transactions finish; idle clients get 421.",

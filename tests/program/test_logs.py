@@ -137,7 +137,7 @@ class TestTranscripts:
     def test_no_network(self, start: Start) -> None:
         program = start("--transcript", "everyone")
         assert program.wait() == 2
-        assert "transcripts: 'everyone' does not appear to be an IPv4 or IPv6 network" in program.lines[0]
+        assert "transcript: 'everyone' does not appear to be an IPv4 or IPv6 network" in program.lines[0]
 
 
 def port_of(pid: int) -> int:

@@ -42,9 +42,7 @@ Examples:
 @click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound; for root.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
 @click.option("--log-format", type=click.Choice(FORMATS), help="auto: text on a terminal, JSON elsewhere.")
-@click.option(
-    "--transcript", "transcripts", metavar="NETWORK", multiple=True, help="Show all that these clients say; or all."
-)
+@click.option("--transcript", metavar="NETWORK", multiple=True, help="Show all that these clients say; or all.")
 def serve(
     listen: tuple[str, ...],
     deliver: tuple[str, ...],
@@ -55,9 +53,13 @@ def serve(
 ) -> None:
     """Run the command; what is wrong with its configuration becomes one message."""
     from pillarbox.cli.config import effective
-    from pillarbox.program.run import run
+    from pillarbox.program.run import ProgramFailed, run
 
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in program.items() if value}
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in program.items()
+        if value not in (None, ())
+    }
     try:
         configuration = effective(
             config, settings=settings, listen=listen, deliver=deliver, accept=accept, program=given
@@ -66,3 +68,5 @@ def serve(
         run(configuration)
     except ConfigurationError as error:
         raise Failure(str(error)) from error
+    except ProgramFailed as error:
+        raise click.ClickException(str(error)) from error

@@ -20,14 +20,18 @@ def worker(number: int, control: int) -> None:
     """Serve what the supervisor on the other end of a socket, this descriptor, says."""
     from pillarbox.program.worker import work
 
-    sys.exit(work(number, control, configured))
+    sys.exit(work(number, control, _configured, _log))
 
 
-def configured(snapshot: Mapping[str, Any]) -> Configuration:
-    """Return the configuration that the supervisor has checked, and log as it does."""
+def _configured(snapshot: Mapping[str, Any]) -> Configuration:
+    """Return the configuration that the supervisor has checked."""
     from pillarbox.cli.config import effective
+
+    return effective(**snapshot)
+
+
+def _log(configuration: Configuration) -> None:
+    """Begin to log as the supervisor does."""
     from pillarbox.program.logs import log_to_stderr
 
-    configuration = effective(**snapshot)
     log_to_stderr(configuration.program)
-    return configuration

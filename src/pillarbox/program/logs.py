@@ -11,7 +11,9 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-from pillarbox import ConfigurationError, Networks, log_fields
+from pydantic import field_validator
+
+from pillarbox import Networks, log_fields
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
@@ -33,25 +35,34 @@ class LogSettings(Settings):
 
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
     log_format: Literal["auto", "text", "json"] = "auto"
-    transcripts: list[str] = []  # noqa: RUF012 - a model's default, which is copied
+    transcript: list[str] = []  # noqa: RUF012 - a model's default, which is copied
+
+    @field_validator("transcript")
+    @classmethod
+    def _are_networks(cls, transcript: list[str]) -> list[str]:
+        try:
+            _networks(transcript)
+        except ValueError as error:
+            raise ValueError(f"{error}: write an address, a network or {ALL}") from None
+        return transcript
 
 
 def log_to_stderr(settings: LogSettings) -> None:
     """Show records as the settings say: the library's and the program's from a level up, others' from WARNING.
 
-    May be called again, when the settings have changed. Raises ConfigurationError for a transcript of no network.
+    May be called again, when the settings have changed.
     """
     sys.unraisablehook = _note_unraisable
     level = getattr(logging, settings.log_level.upper())
-    transcripts = _networks(settings.transcripts)
+    transcript = _networks(settings.transcript)
     root = logging.getLogger()
     handler = next((each for each in root.handlers if isinstance(each, _Stderr)), None)
     if handler is None:
         handler = _Stderr()
         root.addHandler(handler)
     handler.setFormatter(_formatter(settings.log_format))
-    handler.filters = [_is_not_reported, _Chosen(level, transcripts)]
-    logging.getLogger("pillarbox").setLevel(min(level, logging.DEBUG) if transcripts else level)
+    handler.filters = [_is_not_reported, _Chosen(level, transcript)]
+    logging.getLogger("pillarbox").setLevel(min(level, logging.DEBUG) if transcript else level)
 
 
 class _Stderr(logging.StreamHandler[Any]):
@@ -59,10 +70,7 @@ class _Stderr(logging.StreamHandler[Any]):
 
 
 def _networks(transcripts: list[str]) -> Networks | None:
-    try:
-        return Networks(["*" if each == ALL else each for each in transcripts]) if transcripts else None
-    except ValueError as error:
-        raise ConfigurationError(f"transcripts: {error}: write an address, a network or {ALL}") from None
+    return Networks(["*" if each == ALL else each for each in transcripts]) if transcripts else None
 
 
 # --- Which records

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Process",
+    "ProgramFailed",
     "StopSignals",
     "give_up_root",
     "loop_factory",
@@ -60,6 +61,10 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 # --- From start to end
+
+
+class ProgramFailed(Exception):
+    """The program cannot go on, and not for its configuration; the text is for its user."""
 
 
 class Process:

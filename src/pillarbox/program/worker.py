@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError
-from pillarbox.program.channel import Channel
+from pillarbox.program.channel import Channel, Handlers
 from pillarbox.program.counts import AskedCounts
 from pillarbox.program.run import Process, loop_factory, serve
 
@@ -34,32 +34,34 @@ Configure = Callable[[Mapping[str, Any]], "Configuration"]
 _log = logging.getLogger("pillarbox.program")
 
 
-def work(number: int, control: int, configure: Configure) -> int:
-    """Be a worker until its end, and return the exit status; configure: makes a configuration of a snapshot."""
+def work(number: int, control: int, configure: Configure, log: Callable[[Configuration], None]) -> int:
+    """Be a worker until its end, and return the exit status.
+
+    configure: makes a configuration of a snapshot, the first and each that a reload brings; log: begins the log, once.
+    """
     path = os.environ.pop(ORIGINAL_PATH, None)
     if path is None:
         os.environ.pop("PYTHONPATH", None)
     else:
         os.environ["PYTHONPATH"] = path
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_work(number, socket.socket(fileno=control), configure))
+        return runner.run(_work(number, socket.socket(fileno=control), configure, log))
 
 
-async def _work(number: int, control: socket.socket, configure: Configure) -> int:
-    started: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
-    channel = await Channel.over(control, {"start": lambda *given: started.set_result(given)})
-    worker = Worker(number, channel, configure)
-    await _first_of(started, channel.closed)
-    if not started.done():
-        return 0
-    snapshot, descriptors, options = started.result()
+async def _work(number: int, control: socket.socket, configure: Configure, log: Callable[[Configuration], None]) -> int:
+    worker = Worker(number, configure)
+    channel = await worker.connect(control)
     try:
-        worker.inherit(descriptors, options)
-        await serve(configure(snapshot), worker)
+        given = await worker.started()
+        if given is not None:
+            configuration = worker.configure(given)
+            log(configuration)
+            await serve(configuration, worker)
     except ConfigurationError as error:
         channel.tell("failed", str(error))
         return 2
     finally:
+        worker.close()
         channel.close()
         await asyncio.wait([channel.closed], timeout=1.0)
     return 0
@@ -72,14 +74,36 @@ async def _first_of(*events: asyncio.Future[Any]) -> None:
 class Worker(Process):
     """What a worker does otherwise than a process that is alone."""
 
-    def __init__(self, number: int, channel: Channel, configure: Configure) -> None:
+    channel: Channel
+
+    def __init__(self, number: int, configure: Configure) -> None:
+        loop = asyncio.get_running_loop()
         self.number = number
-        self._configure = configure
-        self.channel = channel
+        self.configure = configure
+        self._started: asyncio.Future[tuple[Any, ...]] = loop.create_future()
+        self._running: asyncio.Future[Running] = loop.create_future()
         self._stopped = asyncio.Event()
         self._sockets: list[list[socket.socket]] = []
-        self.channel.handlers["stop"] = self._stopped.set
+
+    async def connect(self, control: socket.socket) -> Channel:
+        """Begin to listen to the supervisor, and to signals."""
+        handlers: Handlers = {"start": self._start, "stop": self._stopped.set, "reload": self._reload}
+        self.channel = await Channel.over(control, handlers)
         self._on_signals()
+        return self.channel
+
+    def _start(self, *given: Any) -> None:
+        self._started.set_result(given)
+
+    async def started(self) -> Mapping[str, Any] | None:
+        """Take over what the supervisor gives, and return the snapshot; None where the supervisor is gone."""
+        await _first_of(self._started, self.channel.closed)
+        if not self._started.done():
+            return None
+        snapshot, descriptors, options = self._started.result()
+        self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
+        self.options = {**options, "limit_counts": AskedCounts(self.channel)}
+        return dict(snapshot)
 
     def _on_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -89,24 +113,27 @@ class Worker(Process):
         # The supervisor blocked them until here, where they do no harm.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
-    def inherit(self, descriptors: list[list[int]], options: dict[str, Any]) -> None:
-        """Take over the sockets, for each listener its own, and options beside the configuration's."""
-        self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
-        self.options = {**options, "limit_counts": AskedCounts(self.channel)}
+    def close(self) -> None:
+        """Close the sockets that no server has taken, and closed."""
+        for listener in self._sockets:
+            for sock in listener:
+                sock.close()
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         return [BoundSockets(each) for each in self._sockets]
 
     def ready(self, running: Running) -> None:
-        async def reload(snapshot: Mapping[str, Any]) -> str:
-            try:
-                await running.reload(self._configure(snapshot))
-            except ConfigurationError as error:
-                return str(error)
-            return ""
-
-        self.channel.handlers["reload"] = reload
+        self._running.set_result(running)
         self.channel.tell("ready")
+
+    async def _reload(self, snapshot: Mapping[str, Any]) -> str:
+        """Change the configuration, once there is one; return what is wrong with the new one."""
+        running = await self._running
+        try:
+            await running.reload(self.configure(snapshot))
+        except ConfigurationError as error:
+            return str(error)
+        return ""
 
     async def watch(self, running: Running) -> None:
         return  # the supervisor does, who may read more

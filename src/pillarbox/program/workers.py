@@ -23,8 +23,9 @@ from pillarbox import BoundSockets, ConfigurationError, LimitCounts, self_signed
 from pillarbox.program import systemd
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
+from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.privileges import account
-from pillarbox.program.run import StopSignals, on_hangup, read_again, watch_files
+from pillarbox.program.run import ProgramFailed, StopSignals, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
 from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
@@ -91,14 +92,15 @@ class Supervisor:
 
         Addresses and the number of workers stay as they are.
         """
-        addresses = [listener.address for listener in self.configuration.listeners]
-        if addresses != [listener.address for listener in configuration.listeners]:
+        if _addresses(configuration) != _addresses(self.configuration):
             raise ConfigurationError("other addresses than before: with workers they need a restart")
         before, self.configuration = self.configuration, self._for_workers(configuration)
-        for problem in await self.ask("reload", dict(self.configuration.snapshot)):
-            if problem:
-                self.configuration = before
-                raise ConfigurationError(str(problem))
+        problems = [problem for problem in await self.ask("reload", dict(self.configuration.snapshot)) if problem]
+        if problems:
+            self.configuration = before
+            await self.ask("reload", dict(before.snapshot))  # those that could have it go back
+            raise ConfigurationError(str(problems[0]))
+        log_to_stderr(configuration.program)
 
     def _for_workers(self, configuration: Configuration) -> Configuration:
         """Return a configuration for workers, who give up root before they can read what only root may."""
@@ -283,7 +285,8 @@ class Slot:
         if not supervisor.began:
             supervisor.deaths += 1
             if supervisor.deaths >= QUICK_DEATHS:
-                supervisor.cannot_start(WorkersDied(f"worker {self.name} {_ended(status)} before it was ready"))
+                problem = f"worker {self.name} {_ended(status)} before it was ready, as others did before it"
+                supervisor.cannot_start(ProgramFailed(problem))
             return None if supervisor.began else 0.0
         self._quick = 0 if self.ready and lived >= STABLE else self._quick + 1
         wait = 0.0 if self._quick < 2 else min(LONGEST_WAIT, 2.0 ** (self._quick - 2))
@@ -293,12 +296,12 @@ class Slot:
         return wait
 
 
+def _addresses(configuration: Configuration) -> list[str]:
+    return [listener.address for listener in configuration.listeners]
+
+
 async def _first_of(*events: asyncio.Future[Any]) -> None:
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-
-
-class WorkersDied(Exception):
-    """Workers end before they are ready, and say nothing."""
 
 
 def _ended(status: int) -> str:
@@ -312,7 +315,8 @@ def _ended(status: int) -> str:
 def _spawn(number: int, control: int, listening: list[list[int]]) -> subprocess.Popen[bytes]:
     """Start a worker's process, by exec: what this one has become is not to be inherited."""
     inherited = [control, *(descriptor for listener in listening for descriptor in listener)]
-    command = [sys.executable, "-P", "-m", "pillarbox", "worker", str(number), str(control)]
+    # -u: one write for each line of the log, so that the lines of several workers do not mix.
+    command = [sys.executable, "-Pu", "-m", "pillarbox", "worker", str(number), str(control)]
     # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
