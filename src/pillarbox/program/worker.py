@@ -20,6 +20,7 @@ from pillarbox.program.run import Process, loop_factory, serve
 
 if TYPE_CHECKING:
     from pillarbox.cli.config import Configuration
+    from pillarbox.program.observed import Observed
     from pillarbox.program.running import Running
 
 __all__ = ["ORIGINAL_PATH", "SIGNALS", "work"]
@@ -93,6 +94,12 @@ class Worker(Process):
         """Take over the sockets, for each listener its own, and options beside the configuration's."""
         self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
         self.options = {**options, "limit_counts": AskedCounts(self.channel)}
+
+    async def pages(self, configuration: Configuration) -> BoundSockets | None:
+        return None  # the supervisor's tell of all workers
+
+    async def observe(self, observed: Observed, pages: BoundSockets | None) -> None:
+        self.channel.handlers["metrics"] = observed.snapshot
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         return [BoundSockets(each) for each in self._sockets]
