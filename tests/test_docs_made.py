@@ -48,6 +48,11 @@ def test_the_page_of_replies_is_that_of_the_table() -> None:
     assert page == maker("make_replies").page(), 'docs/replies.md is not what smtp/reply.py says: run "make docs"'
 
 
+def test_the_page_of_metrics_is_that_of_the_table() -> None:
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert page == maker("make_metrics").page(), 'docs/metrics.md is not what program/page.py says: run "make docs"'
+
+
 def test_the_page_of_speed_is_that_of_the_last_run() -> None:
     page = (DOCS / "speed.md").read_text(encoding="utf-8")
     assert page == maker("make_speed").page(), 'docs/speed.md is not what was measured: run "make docs"'

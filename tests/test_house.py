@@ -22,6 +22,7 @@ ORDER = [
     "camelcase",
     "options",
     "session",
+    "statistics",
     "smtp",
     "keywords",
     "logs",

@@ -33,6 +33,7 @@ from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
 from pillarbox.smtp.stream import MessageStream
+from pillarbox.statistics import Durations, Statistics
 from pillarbox.trace import received_header, return_path_header
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "Conversation",
     "DNSResolver",
     "DeliverBy",
+    "Durations",
     "Envelope",
     "Exchange",
     "Extension",
@@ -73,6 +75,7 @@ __all__ = [
     "SMTPServer",
     "ScramKeys",
     "Session",
+    "Statistics",
     "TLSInfo",
     "log_fields",
     "received_header",

@@ -60,6 +60,7 @@ class Command:
     last_in_group: bool = False
     lmtp: bool | None = None
     concerns: int = field(init=False, repr=False)  # the phases that decide
+    tally: list[int] = field(init=False, repr=False)  # where a server counts it
 
     def __post_init__(self) -> None:
         _check_name(self.verb, "verb")
@@ -71,6 +72,10 @@ class Command:
         # Plain numbers: the flags of `enum` take 0.5 µs for each of their operations.
         object.__setattr__(self, "needs", int(self.needs))
         object.__setattr__(self, "concerns", bits | int(self.needs))
+
+    def counted_in(self, tally: list[int]) -> None:
+        """Let it be counted there."""
+        object.__setattr__(self, "tally", tally)
 
 
 @dataclass(slots=True, eq=False)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from pillarbox.keywords import OptionKeywords
     from pillarbox.session import Session
+    from pillarbox.statistics import Statistics
 
 # What update_secure_context may change: key, certificate and the map of server names.
 _RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
@@ -200,6 +201,11 @@ class SMTPServer(Handlers):
     def addresses(self) -> list[tuple[str, int] | str]:
         """What is listened on: ``(host, port)`` or the path of a Unix socket."""
         return [address for endpoint in self._endpoints for address in endpoint.addresses]
+
+    @property
+    def statistics(self) -> Statistics:
+        """What this server has counted since it was made, over all listeners; the same object each time."""
+        return self._connections.statistics
 
     @property
     def connections(self) -> list[Session]:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import field_validator
+
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
@@ -38,6 +40,23 @@ class ProgramSettings(LogSettings):
 
     workers: Workers = 1
     user: str | None = None
+    metrics: str | None = None
+    traces: str | None = None
+    trace_addresses: bool = False
+
+    @field_validator("metrics")
+    @classmethod
+    def _is_address(cls, address: str | None) -> str | None:
+        if address is not None:
+            listen_arguments(address)
+        return address
+
+    @field_validator("traces")
+    @classmethod
+    def _is_url(cls, url: str | None) -> str | None:
+        if url is None or url == "env:" or (url.startswith(("http://", "https://")) and url.partition("//")[2]):
+            return url
+        raise ConfigurationError("write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT says")
 
 
 class RouteSettings(Settings):

@@ -37,12 +37,20 @@ Examples:
 @click.option("--deliver", metavar="URL", multiple=True, help="maildir:PATH or discard:")
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any option of the server; TOML or text.")
 @click.option("--config", metavar="FILE", help="A TOML file; the arguments beat it.")
-@click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
+@click.option("--accept", metavar="PATTERN", multiple=True, help="Whom anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound; for root.")
-@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help=f"{LEVELS[0]} to {LEVELS[-1]}; info without it.",
+)
 @click.option("--log-format", type=click.Choice(FORMATS), help="auto: text on a terminal, JSON elsewhere.")
 @click.option("--transcript", metavar="NETWORK", multiple=True, help="Show all that these clients say; or all.")
+@click.option("--metrics", metavar="ADDRESS", help="Where to serve metrics and health checks.")
+@click.option("--traces", metavar="URL", help="Where to send OpenTelemetry traces (OTLP).")
+@click.option("--trace-addresses", is_flag=True, default=None, hidden=True)  # the help is to fit a screen
 def serve(
     listen: tuple[str, ...],
     deliver: tuple[str, ...],

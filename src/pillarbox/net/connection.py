@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from bisect import bisect_left
 from contextlib import suppress
 from logging import DEBUG, ERROR, INFO
+from time import monotonic
 from typing import TYPE_CHECKING, Any, cast
 
 from pillarbox.errors import HandshakeFailed
@@ -17,9 +19,11 @@ from pillarbox.smtp import proxy, reply
 from pillarbox.smtp.asking import Asking
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.wire import ConnectionEnded
+from pillarbox.statistics import SESSION_BOUNDS, count
 
 if TYPE_CHECKING:
     from pillarbox.net.listener import Listener
+    from pillarbox.session import TLSInfo
     from pillarbox.smtp.reply import Reply
 
 # More than that nobody sends before the greeting: a PROXY header, a ClientHello, the commands of who talks too soon.
@@ -29,11 +33,12 @@ MOST_BEFORE_GREETING = 16 * 1024
 class Connection(TransportWire):
     """A client's connection; its task runs what happens on it in order."""
 
-    __slots__ = ("_over", "conversation", "counted", "network", "places", "service", "session", "task")
+    __slots__ = ("_began", "_over", "conversation", "counted", "network", "places", "service", "session", "task")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(listener, loop)
         self.service = listener.service
+        self._began = monotonic()
         self.counted = self._over = False
         self.network: str | None = None  # under which it is counted
         self.places: tuple[str, ...] = ()  # where it is counted with those of other servers
@@ -48,10 +53,10 @@ class Connection(TransportWire):
             self._transport.abort()
             return
         if self.listener.connections.closing:
-            self._refuse(reply.SHUTTING_DOWN)
+            self._refuse(reply.SHUTTING_DOWN, "closing")
             return
         if not self.listener.has_descriptors(transport.get_extra_info("socket").fileno()):
-            self._refuse(self.service.too_many_clients)
+            self._refuse(self.service.too_many_clients, "descriptors")
             return
         if self.listener.tls_first and not self.listener.proxies:
             self.pause()  # a ClientHello that is read before start_tls is lost
@@ -60,16 +65,21 @@ class Connection(TransportWire):
         self.task = self._loop.create_task(self._run())
         self.task.add_done_callback(self._done)
 
-    def _refuse(self, answer: Reply) -> None:
+    def _refuse(self, answer: Reply, reason: str) -> None:
         """Close a connection that comes too late, or is one too many, without a task of its own."""
         self._discarding = True
+        count(self.service.statistics.refused_connections, reason)
         if not self.listener.tls_first:  # a 421 would break the client's handshake
             if sys.platform != "win32":
                 # What the client has sent already would make of the close a reset, which may overtake the reply.
                 with suppress(OSError):
                     os.read(self._transport.get_extra_info("socket").fileno(), MOST_BEFORE_GREETING)
-            self._transport.write(answer.coded if self.service.codes else answer.plain)
+            self._transport.write(self._octets(answer))
         self._transport.close()
+
+    def _octets(self, answer: Reply) -> bytes:
+        self.service.statistics.other_replies[answer.code] += 1
+        return answer.coded if self.service.codes else answer.plain
 
     def _done(self, _: object) -> None:
         self._over = True
@@ -121,6 +131,7 @@ class Connection(TransportWire):
             if refusal is not None:
                 self._turn_away(refusal)
             else:
+                self.service.statistics.connections += 1
                 if listener.tls_first:
                     await self._begin_with_tls()
                 if session.remote_address and not listener.options.disable_reverse_lookup:
@@ -148,12 +159,34 @@ class Connection(TransportWire):
         conversation = self.conversation
         # A connection that breaks outside a transaction is how many clients end: no failure to speak of.
         in_transaction = conversation is not None and conversation.in_transaction
+        if conversation is not None:
+            self._count()
         try:
             if isinstance(self.failure, HandshakeFailed) or (self.failure is not None and in_transaction):
                 await Asking(self.service, self.session, self).report(self.failure)
         finally:  # an on_error that hangs until the server cuts it off
             if conversation is not None and conversation.connected and self.service.hooks["on_close"] is not None:
                 await conversation.asking.tell_closed()
+
+    def _count(self) -> None:
+        """Count a session that is over."""
+        session, statistics = self.session, self.service.statistics
+        if session.tls is not None:
+            count(statistics.sessions[_how(self.listener)], session.tls.version)
+        else:
+            statistics.sessions["proxy" if session.secure else "none"][""] += 1
+        if session.user is not None:
+            statistics.authenticated_sessions += 1
+        if self.failure is not None:
+            statistics.lost_connections += 1
+        durations, lasted = statistics.session_seconds, monotonic() - self._began
+        durations.counts[bisect_left(SESSION_BOUNDS, lasted)] += 1
+        durations.sum += lasted
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a message is under way."""
+        return self.conversation is not None and self.conversation.in_transaction
 
     def _refusal(self) -> Reply | None:
         if self._is_of_ignored_host():
@@ -182,12 +215,24 @@ class Connection(TransportWire):
 
     def _turn_away(self, refusal: Reply) -> None:
         self.listener.connections.uncount(self)  # now: its end may take seconds, and many of them all places
+        reason = "max_clients" if refusal is self.service.too_many_clients else "address"
+        count(self.service.statistics.refused_connections, reason)
         if not self.listener.tls_first:  # a 421 would break the client's handshake
-            self.out += refusal.coded if self.service.codes else refusal.plain
+            self.out += self._octets(refusal)
 
     def _is_of_ignored_host(self) -> bool:
         ignored = self.listener.ignored
         return ignored is not None and self.session.remote_address in ignored
+
+    async def start_tls(self) -> TLSInfo:
+        handshakes = self.service.statistics.handshakes[_how(self.listener)]
+        try:
+            info = await super().start_tls()
+        except ConnectionEnded:
+            count(handshakes, "failed")
+            raise
+        count(handshakes, info.version)
+        return info
 
     async def _begin_with_tls(self) -> None:
         session = self.session
@@ -211,6 +256,8 @@ class Connection(TransportWire):
             knocked = isinstance(problem, ConnectionEnded) and (self._eof or self._gone)
             self.session.ignored = knocked and self._is_of_ignored_host()
             self.out += proxy.BAD_HEADER
+            if not self.session.ignored:
+                count(self.service.statistics.refused_connections, "proxy_header")
             self.service.log.event(INFO, "proxy", self.session, "no valid PROXY header: %s", str(problem))
             await self.linger()
             raise ConnectionEnded("no valid PROXY header") from problem
@@ -246,7 +293,12 @@ class Connection(TransportWire):
 
     def _last_words(self, answer: Reply) -> None:
         if not (self._discarding or self._upgrading or (self.conversation is None and self.listener.tls_first)):
-            self.out += answer.coded if self.service.codes else answer.plain
+            self.out += self._octets(answer)
+
+
+def _how(listener: Listener) -> str:
+    """Return how a session of a listener came to its TLS."""
+    return "implicit" if listener.tls_first else "starttls"
 
 
 def _apply_proxy_header(session: Session, header: proxy.ProxyHeader) -> None:

@@ -18,6 +18,7 @@ from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks, client_network
 from pillarbox.smtp.service import Hook, Service
+from pillarbox.statistics import Statistics
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,7 @@ class Connections:
         self._log = log
         self.share(options)
         self.all: set[Connection] = set()
+        self.statistics = Statistics(self._in_transaction)
         self.counted = 0
         self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
         self.closing = False
@@ -59,6 +61,9 @@ class Connections:
         self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
         self.beyond_address = Refusals(log, *_BEYOND_ADDRESS)
+
+    def _in_transaction(self) -> list[bool]:
+        return [connection.in_transaction for connection in self.all if connection.counted]
 
     def share(self, options: Options) -> None:
         """Count with other servers from now on, where ``limit_counts`` says so."""
@@ -145,7 +150,7 @@ class Listener:
         self.share(None)
         self.names = names
         counted = rates(options, stores, log)
-        self.service = Service(options, hooks, log, counted)
+        self.service = Service(options, hooks, log, counted, connections.statistics)
         self.tls = TLSContexts(options, self._sni_problem)
         self.silence = seconds_or_forever(options.socket_timeout)
         self.reply_time = seconds_or_forever(options.reply_timeout)
@@ -161,7 +166,7 @@ class Listener:
         self.proxies = Networks(options.use_proxy) or None
         self.ignored = Networks(options.ignored_hosts) or None
         quiet = dict.fromkeys(("on_connect", "on_close", "on_error"))
-        self.quiet_service = Service(options, {**hooks, **quiet}, log)
+        self.quiet_service = Service(options, {**hooks, **quiet}, log)  # and with statistics that nobody reads
         self.tls_first = options.secure and not options.secured
         if self.tls_first:
             _ = self.tls.context  # a self-signed certificate is made now, not while the first client waits

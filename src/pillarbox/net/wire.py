@@ -184,17 +184,20 @@ class TransportWire(asyncio.Protocol):
         if longest is not None and self._ending is None:
             self._age += seconds
             if self._age > longest:
-                self._end(LimitCrossed("the connection lasted too long", reply.SESSION_TOO_LONG))
+                self._end(
+                    LimitCrossed("the connection lasted too long", reply.SESSION_TOO_LONG, "max_session_duration")
+                )
         if self.waiter is None or self.waiter.done():  # done: a handler gave up waiting, and the time is its own
             return
         self.patience -= seconds
         if self.patience <= 0.0:
-            problem = (
-                "the client did not read its replies" if self._write_blocked else "the client was silent for too long"
-            )
-            self._end(LimitCrossed(problem, self._expiry))
+            if self._write_blocked:
+                self._end(LimitCrossed("the client did not read its replies", self._expiry, "reply_timeout"))
+            else:
+                limit = "max_command_length" if self._expiry is reply.LINE_NEVER_ENDS else "socket_timeout"
+                self._end(LimitCrossed("the client was silent for too long", self._expiry, limit))
         elif self._command_time is not None and self._command_time <= seconds:
-            self._end(LimitCrossed("a command took too long", reply.COMMAND_TOO_SLOW))
+            self._end(LimitCrossed("a command took too long", reply.COMMAND_TOO_SLOW, "command_timeout"))
         else:
             if self._command_time is not None:
                 self._command_time -= seconds
@@ -211,7 +214,7 @@ class TransportWire(asyncio.Protocol):
         if self._pace is None or self._pace.source is not source:
             self._pace = Pace(source, listener.data_grace)
         elif self._pace.is_too_slow(seconds, rate, listener.data_grace):
-            self._end(LimitCrossed("a message came too slowly", reply.MESSAGE_TOO_SLOW))
+            self._end(LimitCrossed("a message came too slowly", reply.MESSAGE_TOO_SLOW, "min_data_rate"))
 
     def _wait(self, seconds: float) -> asyncio.Future[None]:
         if self.waiter is not None and not self.waiter.done():  # a task that on_data left behind
@@ -332,7 +335,7 @@ class TransportWire(asyncio.Protocol):
     def _more_of_long_line(self, limit: int) -> Awaitable[None]:
         length = len(self._buffer) - self._at
         if length >= max(limit, MAX_AUTH_LINE):
-            raise ConnectionEnded("a command line without an end", reply.LINE_NEVER_ENDS)
+            raise LimitCrossed("a command line without an end", reply.LINE_NEVER_ENDS, "max_command_length")
         if length < line_limit(self._buffer[self._at : self._at + 5], limit):
             self._expiry = reply.TIMEOUT
             return self._wait(self._silence)

@@ -11,7 +11,7 @@ from pillarbox import ConfigurationError
 if TYPE_CHECKING:
     from pillarbox.cli.config import Listener
 
-__all__ = ["cannot_listen"]
+__all__ = ["cannot_listen", "reason"]
 
 # What the reader of `cannot listen on …` can do about it, by the error's symbol.
 _ADVICE = {
@@ -30,18 +30,18 @@ def cannot_listen(listener: Listener, error: ConfigurationError | OSError | Valu
     place = f"{listener.source}: " if listener.source else ""
     if isinstance(error, ConfigurationError):
         return ConfigurationError(f"{place}{error}")
-    return ConfigurationError(f"{place}cannot listen on {listener.address}: {_reason(error)}")
+    return ConfigurationError(f"{place}cannot listen on {listener.address}: {reason(error)}")
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Say what the system said, and what to do about it."""
+def reason(error: OSError | ValueError) -> str:
+    """Say what the system said of an address, and what to do about it."""
     number = getattr(error, "errno", None) or 0
-    reason = getattr(error, "strerror", None) or str(error)
+    said = getattr(error, "strerror", None) or str(error)
     system = os.strerror(number)
     advised = ""
-    if reason.lower().endswith(system.lower()):  # asyncio puts the address, and since 3.13 the number, in front
-        reason = system
+    if said.lower().endswith(system.lower()):  # asyncio puts the address, and since 3.13 the number, in front
+        said = system
         advice = _ADVICE.get(errno.errorcode.get(number, ""))
         advised = f" ({advice})" if advice else ""
-    first = reason[:2].capitalize() == reason[:2]  # a word, and no abbreviation
-    return f"{reason[:1].lower() if first else reason[:1]}{reason[1:]}{advised}"
+    first = said[:2].capitalize() == said[:2]  # a word, and no abbreviation
+    return f"{said[:1].lower() if first else said[:1]}{said[1:]}{advised}"

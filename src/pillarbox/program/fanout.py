@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,11 +25,15 @@ _log = logging.getLogger("pillarbox.deliver")
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What came of a part: for each of its recipients a place, or the refusal; and how many seconds it took."""
+    """What came of a part: for each of its recipients a place, or the refusal.
+
+    seconds: how long it took. ended: when it was over, in seconds since 1970.
+    """
 
     part: Part
     answers: tuple[str | Reject, ...]
     seconds: float = 0.0
+    ended: float = 0.0
 
     @property
     def refused(self) -> bool:
@@ -53,9 +58,8 @@ async def deliver(
 async def _delivered(part: Part, message: Message) -> Delivered:
     """Let one target do its part, in its time; what it raises becomes a refusal, but for what the stream raised."""
     route = part.route
-    loop = asyncio.get_running_loop()
     limit = message.limit = asyncio.timeout(route.timeout)
-    begun = loop.time()
+    begun = time.monotonic()  # the clock of uvloop's loop stands still while it works
     try:
         async with limit:
             answer = await route.target.deliver(message)
@@ -68,7 +72,7 @@ async def _delivered(part: Part, message: Message) -> Delivered:
         answers = (_refusal(error, part, message.session, expired=limit.expired()),) * len(part.recipients)
     if message.broken is not None:  # the target took the broken message for a whole one
         raise message.broken
-    return Delivered(part, answers, loop.time() - begun)
+    return Delivered(part, answers, time.monotonic() - begun, time.time())
 
 
 def _answers(answer: str | Sequence[str | Reject], part: Part) -> tuple[str | Reject, ...]:

@@ -20,6 +20,7 @@ from pillarbox.program.running import Running, bound_sockets
 if TYPE_CHECKING:
     from pillarbox import BoundSockets
     from pillarbox.cli.config import Configuration
+    from pillarbox.program.observed import Observed
 
 __all__ = [
     "Process",
@@ -80,6 +81,17 @@ class Process:
         """Return what is listened on, for each listener of the configuration."""
         return await bound_sockets(configuration)
 
+    async def pages(self, configuration: Configuration) -> BoundSockets | None:
+        """Return what the pages for operators are served on, if there are any."""
+        from pillarbox.program.observed import bound_pages
+
+        return await bound_pages(configuration)
+
+    async def observe(self, observed: Observed, pages: BoundSockets | None) -> None:
+        """Let the operator see what the process does."""
+        if pages is not None:
+            await observed.serve(pages)
+
     def ready(self, running: Running) -> None:
         """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
@@ -107,18 +119,21 @@ async def serve(configuration: Configuration, process: Process | None = None) ->
     """Serve in this process until its end."""
     process = process or Process()
     bound = await process.sockets(configuration)
+    pages = None
     try:
+        pages = await process.pages(configuration)
         running = Running(give_up_root(configuration), process.options)
-        await _serve(running, bound, process)
+        await _serve(running, bound, process, pages)
     finally:
-        for each in bound:
+        for each in (*bound, *([pages] if pages is not None else [])):
             each.close()
     process.closed()
 
 
-async def _serve(running: Running, bound: Sequence[BoundSockets], process: Process) -> None:
+async def _serve(running: Running, bound: Sequence[BoundSockets], process: Process, pages: BoundSockets | None) -> None:
     watching = asyncio.create_task(process.watch(running))
     try:
+        await process.observe(running.observed, pages)
         await running.start(bound)
         process.ready(running)
         await process.stopped()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import BoundSockets, ConfigurationError, SMTPServer
 from pillarbox.program.advice import cannot_listen
 from pillarbox.program.logs import log_to_stderr
+from pillarbox.program.observed import Observed
 from pillarbox.program.receiver import Receiver
 from pillarbox.program.systemd import handed_over
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pillarbox.deliver import Target
     from pillarbox.program.routes import Route
 
-__all__ = ["Running", "bound_sockets"]
+__all__ = ["Running", "bound_sockets", "resolved"]
 
 _POLL = 1.0  # seconds between two looks whether old sessions have ended
 
@@ -42,6 +43,7 @@ class Running:
         except ConfigurationError as error:  # a key that cannot be read
             raise configuration.located(error) from error
         self.receiver = Receiver()
+        self.observed = Observed(self.server, configuration, self.receiver)
         self._bound: dict[tuple[str, int], tuple[str, int] | str] = {}  # listener → where it listens
         self._started: list[Target] = []
         self._retiring: set[asyncio.Task[None]] = set()
@@ -51,6 +53,7 @@ class Running:
         await self._start_targets(self.configuration.routes)
         for (key, listener), bound in zip(_keyed(self.configuration.listeners), sockets, strict=True):
             await self._listen(self.configuration, key, listener, bound)
+        self.observed.state = ""
 
     async def reload(self, configuration: Configuration) -> None:
         """Go over to another configuration; raise ConfigurationError where that cannot be, and change nothing."""
@@ -77,11 +80,13 @@ class Running:
 
     async def close(self) -> None:
         """Stop accepting, let running transactions finish, and give back everything."""
+        self.observed.state = "closing"
         await self.server.close()
         await self.receiver.close()
         for task in self._retiring:
             task.cancel()
         await self._close_targets(list(self._started))
+        await self.observed.close()
 
     # --- Targets
 
@@ -123,12 +128,12 @@ class Running:
 
     def _overrides(self, configuration: Configuration, listener: Listener) -> dict[str, Any]:
         handlers = self.receiver.handlers(listener.options.name, configuration.routes_of(listener), listener.access)
-        return {**listener.overrides, "logger": False, **handlers}
+        return {**listener.overrides, "logger": False, **self.observed.handlers(handlers)}
 
     async def _listen(
         self, configuration: Configuration, key: tuple[str, int], listener: Listener, bound: BoundSockets | None
     ) -> None:
-        where: Mapping[str, Any] = {"sock": bound.sockets} if bound is not None else _arguments(listener)
+        where: Mapping[str, Any] = {"sock": bound.sockets} if bound is not None else resolved(listener.arguments)
         try:
             self._bound[key] = await self.server.listen(**where, **self._overrides(configuration, listener))
         except (ConfigurationError, OSError, ValueError) as error:
@@ -182,11 +187,11 @@ async def _start(route: Route) -> None:
         raise ConfigurationError(f"{route.source}: {error}" if route.source else str(error)) from error
 
 
-def _arguments(listener: Listener) -> Mapping[str, Any]:
+def resolved(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return where to listen; a name of a socket that was handed over has become its descriptor."""
-    name = listener.arguments.get("fd")
+    name = arguments.get("fd")
     if not isinstance(name, str):
-        return listener.arguments
+        return arguments
     found = handed_over(name)
     if len(found) == 1:
         return {"fd": found[0]}
@@ -200,7 +205,7 @@ async def bound_sockets(configuration: Configuration) -> list[BoundSockets]:
     try:
         for listener in configuration.listeners:
             try:
-                bound.append(await BoundSockets.bind(**_arguments(listener)))
+                bound.append(await BoundSockets.bind(**resolved(listener.arguments)))
             except (OSError, ValueError) as error:
                 raise cannot_listen(listener, error) from error
     except BaseException:

@@ -20,6 +20,7 @@ from pillarbox.program.run import Process, loop_factory, serve
 
 if TYPE_CHECKING:
     from pillarbox.cli.config import Configuration
+    from pillarbox.program.observed import Observed
     from pillarbox.program.running import Running
 
 __all__ = ["ORIGINAL_PATH", "SIGNALS", "work"]
@@ -118,6 +119,12 @@ class Worker(Process):
         for listener in self._sockets:
             for sock in listener:
                 sock.close()
+
+    async def pages(self, configuration: Configuration) -> BoundSockets | None:
+        return None  # the supervisor's tell of all workers
+
+    async def observe(self, observed: Observed, pages: BoundSockets | None) -> None:
+        self.channel.handlers["metrics"] = observed.snapshot
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         return [BoundSockets(each) for each in self._sockets]

@@ -24,6 +24,7 @@ from pillarbox.program import systemd
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.logs import log_to_stderr
+from pillarbox.program.observed import Workers
 from pillarbox.program.privileges import account
 from pillarbox.program.run import ProgramFailed, StopSignals, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
@@ -54,6 +55,7 @@ class Supervisor:
         self.configuration = configuration
         self.counts = LimitCounts()
         self.workers = [Slot(self, each) for each in range(1, number + 1)]
+        self.pages = Workers(configuration, self.workers)
         self.stopping = False
         self.deaths = 0  # before all were ready
         self._bound: list[BoundSockets] = []
@@ -67,6 +69,7 @@ class Supervisor:
         stopped = asyncio.create_task(signals.stopped())
         watching = asyncio.create_task(self._watch())
         try:
+            await self.pages.bind()
             self._bound = await bound_sockets(self.configuration)
             self.configuration = self._for_workers(self.configuration)
             lives = [slot.start() for slot in self.workers]
@@ -74,6 +77,7 @@ class Supervisor:
             if self._all_ready.done():
                 self._all_ready.result()
                 self._announce()
+                self.pages.state = ""
             await _first_of(stopped, *lives)
             for life in lives:
                 if life.done():
@@ -85,6 +89,7 @@ class Supervisor:
             raise
         finally:
             watching.cancel()
+            await self.pages.close()
         _log.info("closed")
 
     async def reload(self, configuration: Configuration) -> None:
@@ -162,6 +167,7 @@ class Supervisor:
     async def _stop(self) -> None:
         self.stopping = True
         systemd.notify("STOPPING=1")
+        self.pages.state = "closing"
         # The workers' own close: until all of them are closed, connections would come and nobody take them.
         self._close_sockets()
         for slot in self.workers:
@@ -262,6 +268,7 @@ class Slot:
         finally:
             await self._heard_out(channel)
             self.channel = None
+            self._supervisor.pages.ended(self)
             held.give_back()
 
     async def _heard_out(self, channel: Channel) -> None:

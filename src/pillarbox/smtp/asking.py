@@ -13,6 +13,7 @@ from pillarbox.smtp import reply
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.sasl import AuthRequest
 from pillarbox.smtp.wire import ConnectionEnded, TransactionAborted
+from pillarbox.statistics import count
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -82,14 +83,15 @@ class Asking:
         except (Refused, ConnectionEnded, TransactionAborted):
             raise
         except BaseException as error:
-            await self.failed(error)
+            await self.failed(error, rule.hook)
             raise Refused(rule.failure) from error
         return answer
 
-    async def failed(self, error: BaseException) -> None:
-        """Report a handler's failure, whatever it raised; what ends the connection or the program goes on up."""
+    async def failed(self, error: BaseException, hook: str) -> None:
+        """Count and report a handler's failure, whatever it was; what ends the connection or the program goes on up."""
         if self.wire.ends_with(error):
             raise error
+        count(self.service.statistics.refusals["failure"], hook)
         await self.report(error)
 
     async def _in_time(self, answer: Awaitable[Any]) -> Any:
@@ -120,16 +122,17 @@ class Asking:
         try:
             await self._tell("on_close", self.session)
         except BaseException as error:  # noqa: BLE001 - the connection is gone, nobody waits for an answer
-            await self.failed(error)
+            await self.failed(error, "on_close")
 
     async def tell_reset(self) -> None:
         """Tell ``on_reset``; what it raises is only reported: RSET cannot be refused."""
         try:
             await self._tell("on_reset", self.session)
         except BaseException as error:  # noqa: BLE001 - whatever it was, the answer is 250
-            await self.failed(error)
+            await self.failed(error, "on_reset")
 
     def _refusal(self, reject: Reject, rule: Rule) -> Reply:
+        count(self.service.statistics.refusals["handler"], rule.hook)
         return reply.from_reject(reject, rule.refusal, utf8=self.session.envelope.smtp_utf8)
 
     # --- The answer to a message
@@ -182,7 +185,7 @@ class Asking:
         except ConnectionEnded:
             raise
         except BaseException as error:  # noqa: BLE001 - as for every hook
-            await self.failed(error)
+            await self.failed(error, ON_DATA.hook)
             return reply.LOCAL_ERROR
         return self._reply_for(answer)
 
@@ -229,7 +232,7 @@ class Asking:
         try:
             return bool(user)
         except BaseException as error:
-            await self.failed(error)
+            await self.failed(error, rule.hook)
             raise Refused(rule.failure) from error
 
     async def vouched_user(self, login: str) -> object:

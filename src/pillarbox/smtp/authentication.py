@@ -14,6 +14,7 @@ from pillarbox.smtp.asking import ON_AUTH, ON_SCRAM, Asking
 from pillarbox.smtp.reply import Refused
 from pillarbox.smtp.sasl import AuthRequest, InvalidCredential, Mechanism, ScramKeys
 from pillarbox.smtp.wire import MAX_AUTH_LINE, ConnectionEnded, TransactionAborted, read_line
+from pillarbox.statistics import count
 
 if TYPE_CHECKING:
     from pillarbox.session import Session
@@ -51,7 +52,7 @@ async def _run(mechanism: Mechanism, exchange: _Exchange, first: bytes | None) -
     except (InvalidCredential, Reject, Refused, ConnectionEnded, TransactionAborted):
         raise
     except BaseException as error:
-        await asking.failed(error)
+        await asking.failed(error, ON_AUTH.hook)
         raise Refused(reply.AUTH_FAILED_HERE) from error
     if not await asking.is_true(user, ON_AUTH):
         raise Reject
@@ -91,6 +92,7 @@ class _Exchange:
         asking = self.asking
         # Not what it says: SCRAM's last challenge and its first are enough to try passwords on.
         asking.service.log.event(DEBUG, "reply", asking.session, "S: 334 (challenge)")
+        asking.service.statistics.other_replies[334] += 1
         asking.wire.out += b"334 " + b2a_base64(octets, newline=False) + b"\r\n"
         line = await read_line(asking.wire, MAX_AUTH_LINE)  # a longer one ends the connection
         asking.service.log.event(DEBUG, "command", asking.session, "C: (answer to the challenge)")
@@ -119,6 +121,7 @@ class _Exchange:
         await limits.address_may_log_in(rates, self.session)
         if self.username and not await rates.account_left("auth_failures", self.username):
             _log(self.asking, "too many failed logins for %s: refused", self.username)
+            count(self.asking.service.statistics.refusals["limit"], "rate_of_auth_failures")
             raise Refused(reply.ACCOUNT_LOCKED)
 
     async def note_failure(self, *, counts: bool = True) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # RFC 1870 3 gives a size 20 digits; more would only be there to break something.
 _MAX_DIGITS = 20
+BAD_SYNTAX = reply.syntax("BDAT size [LAST]")
 
 
 def parse(argument: str) -> tuple[int, bool]:
@@ -28,7 +29,7 @@ def parse(argument: str) -> tuple[int, bool]:
     digits = size.isascii() and size.isdigit() and len(size) <= _MAX_DIGITS
     # ASCII only, or "LAſT" would end the message.
     if not digits or (mark and [upper(word) for word in mark] != ["LAST"]):
-        raise ConnectionEnded("malformed BDAT", reply.syntax("BDAT size [LAST]"))
+        raise ConnectionEnded("malformed BDAT", BAD_SYNTAX)
     return int(size), bool(mark)
 
 

@@ -28,6 +28,7 @@ from pillarbox.smtp.message import bdat, data
 from pillarbox.smtp.phase import AUTH, CHUNKS, HELLO, MAIL, RCPT, TLS
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.wire import ConnectionEnded, LimitCrossed
+from pillarbox.statistics import count
 
 if TYPE_CHECKING:
     from pillarbox.smtp.conversation import Conversation
@@ -89,7 +90,7 @@ def mail(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
     if not (argument.isascii() or envelope.smtp_utf8):
         raise Refused(reply.SENDER_NEEDS_SMTPUTF8)
     if service.max_messages is not None and session.transaction > service.max_messages:
-        raise LimitCrossed("too many messages", reply.TOO_MANY_MESSAGES)
+        raise LimitCrossed("too many messages", reply.TOO_MANY_MESSAGES, "max_messages")
     session.envelope = envelope
     if service.hooks["on_mail_from"] is not None:
         return _ask_for_sender(c, sender)
@@ -129,7 +130,7 @@ def rcpt(c: Conversation, argument: str) -> Reply | Awaitable[Reply]:
         raise Refused(reply.NEED_SMTPUTF8)
     accepted, limit = session.envelope.rcpt_to, service.max_recipients
     if accepted and limit is not None and len(accepted) >= limit:
-        limits.note(c, "too many recipients")
+        limits.note(c, "too many recipients", "max_recipients")
         raise Refused(reply.TOO_MANY_RECIPIENTS)
     if service.hooks["on_rcpt_to"] is not None:
         return _ask_for_recipient(c, recipient)
@@ -219,14 +220,23 @@ async def auth(c: Conversation, argument: str) -> Reply:
     if not c.service.may_auth(c.session):
         raise Refused(reply.NEED_TLS_FOR_AUTH)
     await limits.may_log_in(c)
+    logins = _logins(c, argument)
     try:
         c.session.user = await authenticate(c.asking, argument)
     except Refused as refused:
+        count(logins, "refused" if refused.reply.code >= 500 else "deferred")
         if isinstance(refused.__cause__, Reject) and refused.reply.code >= 500:
             await limits.login_failed(c)
         raise
+    count(logins, "accepted")
     c.phase |= AUTH
     return reply.AUTHENTICATED
+
+
+def _logins(c: Conversation, argument: str) -> dict[str, int]:
+    """Return where logins by this mechanism are counted; a name that is not offered is the client's invention."""
+    name = argument.partition(" ")[0].upper()
+    return c.service.statistics.logins.setdefault(name if name in c.service.mechanisms else "OTHER", {})
 
 
 # --- What a proxy says of the client
@@ -248,9 +258,9 @@ async def take_xclient(c: Conversation, argument: str) -> None:
     c.service.log.event(INFO, "xclient", c.session, "XCLIENT %s", argument)
     refusal = await c.wire.admit()
     if refusal is not None:
-        raise LimitCrossed("too many connections of this address", refusal)
+        raise LimitCrossed("too many connections of this address", refusal, "connections_of_address")
     await c.admit(ON_CONNECT)
-    c.send(c.service.greeting)
+    c.greet()
 
 
 async def _vouched_user(c: Conversation, login: str) -> object:

@@ -7,7 +7,7 @@ from logging import DEBUG, INFO
 from typing import TYPE_CHECKING
 
 from pillarbox.session import Envelope
-from pillarbox.smtp import limits, reply
+from pillarbox.smtp import counting, limits, reply
 from pillarbox.smtp.asking import ON_CONNECT, ON_SECURE, Asking, Rule
 from pillarbox.smtp.grammar import has_forbidden_characters
 from pillarbox.smtp.phase import AUTH, DOOMED, MAIL, TLS, TRANSACTION
@@ -87,7 +87,7 @@ class Conversation:
 
     # --- The course of a connection
 
-    async def run(self, *, between_chunks: bool = False) -> None:  # noqa: PLR0912 - see below
+    async def run(self, *, between_chunks: bool = False) -> None:  # noqa: PLR0912, PLR0915 - see below
         """Greet, then read commands and answer them until one side ends it.
 
         Between two chunks of a message it is entered again: it returns with the next chunk, and raises
@@ -97,10 +97,12 @@ class Conversation:
         # 56 µs instead of 64.
         wire, limit, transcript = self.wire, self._max_length, self._transcript
         usual = {} if transcript else self.service.usual
+        command: Command | None = None  # the one that is not counted yet
         try:
             if not between_chunks:
                 await self._greet()
             while True:
+                command = None
                 if self._watching and not self.phase & MAIL:
                     self._transaction_is_over()
                 while (line := wire.line(limit)) is None:
@@ -128,15 +130,22 @@ class Conversation:
                     answer = done if isinstance(done, Reply) else await done
                 except Refused as refused:
                     await self._refuse(command, refused)
+                    if command is not None:
+                        command.tally[0] += 1
                     continue
                 if answer is not None:
+                    command.tally[answer.code] += 1
                     octets = answer.coded if self._codes else answer.plain
                     if transcript:
                         self._log_reply(octets)
                     wire.out += octets
-                elif self.chunks is not None and self.chunks.begun:
-                    return
+                else:
+                    command.tally[0] += 1
+                    if self.chunks is not None and self.chunks.begun:
+                        return
         except ConnectionEnded as end:
+            if command is not None:
+                command.tally[0] += 1
             if between_chunks:
                 raise
             if end.reply is not None:
@@ -146,6 +155,8 @@ class Conversation:
     def _log_end(self, end: ConnectionEnded) -> None:
         # That the server ends it is worth a line; that the client does, or the whole server, is not.
         ours = end.reply is not None and end.reply.code >= 400 and end.reply is not reply.SHUTTING_DOWN
+        if end.reply is not reply.BYE:
+            counting.ended(self.service, end)
         if isinstance(end, LimitCrossed):
             self.service.log.event(INFO, "limit", self.session, "closed: %s", str(end))
         elif ours or self._transcript:
@@ -173,7 +184,7 @@ class Conversation:
             await self.wire.wait_input(options.greet_delay)
         if self.wire.pending():
             raise ConnectionEnded("input before the greeting", self.service.too_soon)
-        self.send(self.service.greeting)
+        self.greet()
 
     async def admit(self, rule: Rule, *facts: object) -> None:
         """Ask whether this client may come in; a refusal ends the conversation."""
@@ -205,9 +216,10 @@ class Conversation:
         return command, argument
 
     async def _refuse(self, command: Command | None, refused: Refused) -> None:
+        verb = "" if command is None else command.verb
+        counting.refused(self.service, verb, refused)
         if refused.failure is not None:
             await self.asking.report(refused.failure)
-        verb = "" if command is None else command.verb
         if refused.reply.code != 421:
             await limits.refused(self, verb, refused)
         self.reply(refused.reply)
@@ -230,6 +242,7 @@ class Conversation:
             raise ConnectionEnded("BDAT is disabled or malformed", reply.NOT_RECOGNIZED)
         # The text is not logged: after a failed AUTH a confused client sends its password as a command.
         self.service.log.event(DEBUG, "command", self.session, "C: unrecognized command of %d bytes", len(octets))
+        self.service.statistics.unknown_command()
         if self._counts_unauthenticated and not self.phase & AUTH:
             self._count_unauthenticated(None)
         if self.service.options.lmtp and octets[:4].upper() in (b"HELO", b"EHLO"):
@@ -260,7 +273,8 @@ class Conversation:
         self._unauthenticated += 1
         limit = self.service.options.max_allowed_unauthenticated_commands
         if limit is not False and self._unauthenticated > limit:
-            raise LimitCrossed("too many unauthenticated commands", reply.TOO_MANY_UNAUTHENTICATED)
+            problem = "too many unauthenticated commands"
+            raise LimitCrossed(problem, reply.TOO_MANY_UNAUTHENTICATED, "max_allowed_unauthenticated_commands")
 
     def _check_phase(self, command: Command) -> None:
         if self._secure_refusal is not None:
@@ -282,6 +296,7 @@ class Conversation:
     def reply(self, answer: Reply) -> None:
         """Send a reply, and keep it in the session if it is a refusal."""
         self.replied = True
+        self.service.statistics.other_replies[answer.code] += 1
         if answer.code >= 400:
             self.session.error = answer.shown(self._codes)
         octets = answer.coded if self._codes else answer.plain
@@ -289,7 +304,10 @@ class Conversation:
             self._log_reply(octets)
         self.wire.out += octets
 
-    def send(self, octets: bytes) -> None:
+    def greet(self) -> None:
+        """Send the greeting."""
+        octets = self.service.greeting
+        self.service.statistics.other_replies[220] += 1
         if self._transcript:
             self._log_reply(octets)
         self.wire.out += octets

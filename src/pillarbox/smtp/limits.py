@@ -11,6 +11,7 @@ from pillarbox.smtp import reply
 from pillarbox.smtp.phase import HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.wire import LimitCrossed
+from pillarbox.statistics import count
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -72,45 +73,45 @@ def counts(c: Conversation) -> Counts:
 
 async def refused(c: Conversation, verb: str, refusal: Refused) -> None:
     """Count a command that is refused; raises LimitCrossed where it was one too many."""
-    count = counts(c)
+    there = counts(c)
     of_application = isinstance(refusal.__cause__, Reject)
     if verb == "RCPT" and c.phase & MAIL:
-        _recipient_refused(c, count)
+        _recipient_refused(c, there)
     # RFC 2920 3.1 lets a client send RCPT and DATA before it knows that MAIL was refused, and RFC 3030 2 the chunks
     # behind one that was refused: what follows from that is no error of its own.
     elif refusal.reply is reply.CHUNK_AFTER_REFUSAL or (
-        count.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT)
+        there.path_refused and refusal.reply in (reply.NEED_MAIL, reply.NEED_RCPT)
     ):
         junk(c)
     elif refusal.reply.code in _ERRORS and not of_application:
-        await _error(c, count, refusal.reply)
+        await _error(c, there, refusal.reply)
     elif not (verb in JUNK or (verb in _HELLOS and c.phase & HELLO)):
         junk(c)
     if verb == "MAIL" or (verb == "RCPT" and c.phase & MAIL):
-        count.path_refused = True
+        there.path_refused = True
 
 
-async def _error(c: Conversation, count: Counts, refusal: Reply) -> None:
-    count.errors += 1
+async def _error(c: Conversation, there: Counts, refusal: Reply) -> None:
+    there.errors += 1
     limit = c.service.options.max_errors
     unknown = refusal in (reply.NOT_RECOGNIZED, reply.EHLO_IN_LMTP)
-    if limit is not None and count.errors >= limit:
+    if limit is not None and there.errors >= limit:
         if unknown:
-            raise LimitCrossed("too many unrecognized commands", reply.TOO_MANY_UNRECOGNIZED)
-        raise LimitCrossed("too many errors", reply.TOO_MANY_ERRORS)
+            raise LimitCrossed("too many unrecognized commands", reply.TOO_MANY_UNRECOGNIZED, "max_errors")
+        raise LimitCrossed("too many errors", reply.TOO_MANY_ERRORS, "max_errors")
     rates = c.service.rates
     if rates is not None and not await rates.take("errors", c.session):
-        raise LimitCrossed("too many errors of this address or of all", reply.TOO_MANY_ERRORS)
+        raise LimitCrossed("too many errors of this address or of all", reply.TOO_MANY_ERRORS, "rate_of_errors")
 
 
-def _recipient_refused(c: Conversation, count: Counts) -> None:
-    count.refused_recipients += 1
+def _recipient_refused(c: Conversation, there: Counts) -> None:
+    there.refused_recipients += 1
     limit = c.service.options.max_refused_recipients
     # Where there are recipients that were accepted the client is not cut off: their message would be lost with it.
-    if limit is None or count.refused_recipients < limit:
+    if limit is None or there.refused_recipients < limit:
         return
-    if not c.phase & RCPT or count.refused_recipients >= limit + _OVERSHOOT:
-        raise LimitCrossed("too many refused recipients", reply.TOO_MANY_REFUSED_CLOSING)
+    if not c.phase & RCPT or there.refused_recipients >= limit + _OVERSHOOT:
+        raise LimitCrossed("too many refused recipients", reply.TOO_MANY_REFUSED_CLOSING, "max_refused_recipients")
 
 
 def may_name_recipient(c: Conversation) -> bool:
@@ -118,17 +119,17 @@ def may_name_recipient(c: Conversation) -> bool:
     limit = c.service.options.max_refused_recipients
     if c.counts is None or limit is None or c.counts.refused_recipients < limit:
         return True
-    note(c, "too many refused recipients")
+    note(c, "too many refused recipients", "max_refused_recipients")
     return False
 
 
 def junk(c: Conversation) -> None:
     """Count a command that brings no message nearer; raises LimitCrossed."""
-    count = counts(c)
-    count.junk += 1
+    there = counts(c)
+    there.junk += 1
     limit = c.service.options.max_junk_commands
-    if limit is not None and count.junk > limit:
-        raise LimitCrossed("too many junk commands", reply.TOO_MUCH_JUNK)
+    if limit is not None and there.junk > limit:
+        raise LimitCrossed("too many junk commands", reply.TOO_MUCH_JUNK, "max_junk_commands")
 
 
 def counted(command: Command) -> Command:
@@ -142,11 +143,12 @@ def counted(command: Command) -> Command:
     return replace(command, run=counting)
 
 
-def note(c: Conversation, why: str) -> None:
-    """Log that a limit refuses what this client asks for: once, until its next message."""
-    count = counts(c)
-    if why not in count.logged:
-        count.logged += (why,)
+def note(c: Conversation, why: str, limit: str) -> None:
+    """Count that a limit refuses what this client asks for, and log it: once, until its next message."""
+    count(c.service.statistics.refusals["limit"], limit)
+    there = counts(c)
+    if why not in there.logged:
+        there.logged += (why,)
         c.service.log.event(INFO, "limit", c.session, "refused: %s", why)
 
 
@@ -158,14 +160,14 @@ async def may_log_in(c: Conversation) -> None:
     # Not with the last failure: that is told first, as 535. Who hears 421 tries the same password again later.
     most = c.service.options.max_auth_failures
     if most is not None and c.auth_failures >= most:
-        _too_many_failures("in this connection")
+        _too_many_failures("in this connection", "max_auth_failures")
     await address_may_log_in(c.service.rates, c.session)
 
 
 async def address_may_log_in(rates: Rates | None, session: Session) -> None:
     """Raise LimitCrossed where the client's address, or all, have failed too often already."""
     if rates is not None and not await rates.left("auth_failures", session):
-        _too_many_failures("of this address or of all")
+        _too_many_failures("of this address or of all", "rate_of_auth_failures")
 
 
 async def login_failed(c: Conversation) -> None:
@@ -176,8 +178,8 @@ async def login_failed(c: Conversation) -> None:
         await c.wire.delay(min(max(_LONGEST_DELAY, delay), delay * 2 ** min(c.auth_failures - 1, 16)))
 
 
-def _too_many_failures(where: str) -> NoReturn:
-    raise LimitCrossed(f"too many failed logins {where}", reply.TOO_MANY_AUTH_FAILURES)
+def _too_many_failures(where: str, limit: str) -> NoReturn:
+    raise LimitCrossed(f"too many failed logins {where}", reply.TOO_MANY_AUTH_FAILURES, limit)
 
 
 # --- Rates of mail
@@ -188,7 +190,7 @@ def rated(command: Command, rates: Rates, what: str, refusal: Reply) -> Command:
 
     async def run(c: Conversation, argument: str) -> Reply | None:
         if not await rates.take(what, c.session, c.session.username):
-            note(c, f"the rate of {what}")
+            note(c, f"the rate of {what}", f"rate_of_{what}")
             raise Refused(refusal)
         done = command.run(c, argument)
         return await done if hasattr(done, "__await__") else done

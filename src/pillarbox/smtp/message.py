@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from logging import INFO
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from pillarbox.errors import MessageTooLarge
@@ -14,6 +15,7 @@ from pillarbox.smtp.phase import CHUNKS, MAIL
 from pillarbox.smtp.reply import Refused, Reply
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.smtp.wire import ConnectionEnded, TransactionAborted
+from pillarbox.statistics import MESSAGE_BOUNDS, count
 
 if TYPE_CHECKING:
     from pillarbox.errors import Reject
@@ -50,7 +52,7 @@ async def data(c: Conversation, argument: str) -> Reply | None:
         answer = _in_its_place(c, stream.refusal, answer)
     if answer is None and not service.options.lmtp:
         c.counts = None
-        _end_message(c, stream, service.accepted)
+        _end_message(c, stream, service.accepted, "accepted")
         if not wire.buffered():
             return service.accepted
         c.reply(service.accepted)
@@ -130,7 +132,7 @@ async def _refuse_chunk(c: Conversation, stream: MessageStream, answer: object) 
     refusal = await c.asking.message_reply(answer)
     c.reply(refusal)
     c.chunk_recipients = len(c.session.envelope.rcpt_to)
-    _end_message(c, stream, refusal)
+    _end_message(c, stream, refusal, _outcome(refusal))
     # RFC 3030 2: "the receiver SMTP MUST be prepared to accept and discard additional BDAT chunks already in the
     # pipeline after the failed BDAT": until RSET or a new MAIL.
     c.phase |= CHUNKS
@@ -140,23 +142,31 @@ async def _refuse_chunk(c: Conversation, stream: MessageStream, answer: object) 
 
 
 async def _finish(c: Conversation, stream: MessageStream, answer: object) -> None:
-    last = await _answer_message(c, answer)
-    _end_message(c, stream, last)
+    last, outcome = await _answer_message(c, answer)
+    _end_message(c, stream, last, outcome)
     _close_with(stream, last)
     c.wire.flush()
 
 
-async def _answer_message(c: Conversation, answer: object) -> Reply:
-    """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes."""
+async def _answer_message(c: Conversation, answer: object) -> tuple[Reply, str]:
+    """Answer for a message, or in LMTP for each recipient; return the last reply, or the one that closes.
+
+    And what became of the message, as it is counted: accepted, where it is for a recipient.
+    """
     if not c.service.options.lmtp:
         last = await c.asking.message_reply(answer)
         _reply(c, last)
-        return last
-    closes = None
+        return last, _outcome(last)
+    closes = taken = None
     async for last in c.asking.recipient_replies(answer):
         _reply(c, last)
         closes = last if last.code == 421 else closes
-    return closes or last
+        taken = last if last.code < 400 else taken
+    return closes or last, _outcome(taken or last)
+
+
+def _outcome(answer: Reply) -> str:
+    return "refused" if answer.code >= 500 else "deferred" if answer.code >= 400 else "accepted"
 
 
 def _reply(c: Conversation, answer: Reply) -> None:
@@ -168,6 +178,11 @@ def _reply(c: Conversation, answer: Reply) -> None:
 def _in_its_place(c: Conversation, refusal: Reject, answer: object) -> Refused:
     """Return the refusal that stands for whatever the handler answered."""
     c.asking.let_go(answer)
+    refusals = c.service.statistics.refusals
+    if isinstance(refusal, MessageTooLarge):
+        count(refusals["limit"], "size")
+    else:
+        count(refusals["protocol"], "content")
     refusal.__traceback__ = None  # which refers to the stream, and that to this
     return Refused(reply.from_reject(refusal, reply.LOCAL_ERROR))
 
@@ -175,10 +190,21 @@ def _in_its_place(c: Conversation, refusal: Reject, answer: object) -> Refused:
 def _lost(c: Conversation, stream: MessageStream, envelope: Envelope, answer: object, end: BaseException) -> None:
     """Note that a message did not come to its end."""
     c.asking.let_go(answer)
+    c.service.statistics.messages["aborted"] += 1
+    c.service.statistics.message_bytes += stream.received
     _log(c, "aborted", stream, envelope, str(end) or "cut off")
 
 
-def _end_message(c: Conversation, stream: MessageStream, last: Reply) -> None:
+def _end_message(c: Conversation, stream: MessageStream, last: Reply, outcome: str) -> None:
+    statistics = c.service.statistics
+    statistics.messages[outcome] += 1
+    statistics.message_bytes += stream.byte_length
+    took, durations = monotonic() - stream.began, statistics.message_seconds
+    if took <= MESSAGE_BOUNDS[0]:  # as nearly always: to search for its place would take 0.1 µs
+        durations.counts[0] += 1
+        durations.sum += took
+    else:
+        durations.add(took)
     if c.informs:
         _log(c, "message", stream, c.session.envelope, str(last))
     c.reset()

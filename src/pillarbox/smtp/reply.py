@@ -39,6 +39,9 @@ def encode(code: int, text: str, enhanced: str = "", *, utf8: bool = False) -> b
 
 def lines(code: int, parts: Sequence[bytes]) -> bytes:
     """Return a reply of these lines: a hyphen behind the code of all but the last (RFC 5321 4.2.1)."""
+    # RFC 5321 4.2 has first digits from 2 to 5.
+    if not (isinstance(code, int) and 200 <= code <= 599):
+        raise ValueError(f"Reply: code must be from 200 to 599, not {code!r}")
     first = b"%d-" % code
     return b"".join([first + part + b"\r\n" for part in parts[:-1]]) + b"%d %b\r\n" % (code, parts[-1])
 

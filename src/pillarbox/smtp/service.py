@@ -17,6 +17,7 @@ from pillarbox.smtp.extensions import built_in
 from pillarbox.smtp.phase import AUTH, HELLO, MAIL, RCPT
 from pillarbox.smtp.reply import Refused, Reply, encode
 from pillarbox.smtp.wire import ConnectionEnded
+from pillarbox.statistics import Statistics, count
 
 if TYPE_CHECKING:
     from pillarbox.logs import EventLog
@@ -34,11 +35,17 @@ class Service:
     """The service that one listener offers."""
 
     def __init__(
-        self, options: Options, hooks: Mapping[str, Hook], log: EventLog, rates: limits.Rates | None = None
+        self,
+        options: Options,
+        hooks: Mapping[str, Hook],
+        log: EventLog,
+        rates: limits.Rates | None = None,
+        statistics: Statistics | None = None,
     ) -> None:
         self.options = options
         self.log = log
         self.rates = rates
+        self.statistics = Statistics() if statistics is None else statistics
         self.codes = not options.hide_enhanced_status_codes
         self.disabled = frozenset(verb.encode() for verb in options.disabled_commands)
         given = [sasl.built_in(method) if isinstance(method, str) else method for method in options.auth_methods]
@@ -71,6 +78,8 @@ class Service:
             self._add(self._of_application(extension))
         self._rate("MAIL", "messages", reply.TOO_MUCH_MAIL_NOW)
         self._rate("RCPT", "recipients", reply.TOO_MANY_RECIPIENTS_NOW)
+        for command in self.commands.values():
+            command.counted_in(self.statistics.tally(command.verb))
         self._depending = [keyword for keyword in self._announced if not isinstance(keyword, str)]
         self._keywords: dict[tuple[str | None, ...], list[bytes]] = {}
         # The same, by how nearly all clients write them: what needs no look at case and spaces is found by one look-up.
@@ -211,6 +220,7 @@ class Service:
             answer = await c.asking.ask(rule, c, argument)
             if isinstance(answer, Reply):
                 if answer.code >= 400:
+                    count(self.statistics.refusals["handler"], command.verb)
                     # As if it had been raised: 421 closes, the session keeps it, and it is no error of the client.
                     raise Refused(answer) from Reject()
                 return answer

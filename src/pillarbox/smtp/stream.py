@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import MessageTooLarge, Reject
@@ -34,6 +35,7 @@ class MessageStream:
         "_spare",
         "_too_large",
         "_wire",
+        "began",
         "byte_length",
         "refusal",
         "size_exceeded",
@@ -51,6 +53,7 @@ class MessageStream:
         self._limit = limit
         self._too_large = too_large  # None: the size is only watched
         self._spare = b""  # decoded, but not yet asked for
+        self.began = monotonic()
         self.byte_length = 0
         self.size_exceeded = False
         self.refusal: Reject | None = None
@@ -97,6 +100,9 @@ class MessageStream:
     def close(self) -> bool:
         """Let every later read raise RuntimeError, since the handler has returned; tell whether it left nothing."""
         self._closed = True
+        if self._spare:  # it came, and nobody will ask for it
+            self.byte_length += len(self._spare)
+            self._spare = b""
         return self._decoder.finished
 
     async def message(self) -> EmailMessage:

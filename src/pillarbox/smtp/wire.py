@@ -28,7 +28,11 @@ class ConnectionEnded(ConnectionError):
 
 
 class LimitCrossed(ConnectionEnded):
-    """The conversation is over because the client crossed a limit, which is logged."""
+    """The conversation is over because the client crossed a limit, which is logged and counted under its name."""
+
+    def __init__(self, why: str, reply: Reply | None, limit: str) -> None:
+        super().__init__(why, reply)
+        self.limit = limit
 
 
 class TransactionAborted(ConnectionError):
