@@ -8,6 +8,9 @@ from __future__ import annotations
 import click
 
 from pillarbox import __version__
+from pillarbox.cli.completion import completion
+from pillarbox.cli.probe import probe
+from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
 
 
@@ -18,6 +21,9 @@ def program() -> None:
 
 
 program.add_command(serve)
+program.add_command(send)
+program.add_command(probe)
+program.add_command(completion)
 
 
 def main() -> None:

@@ -7,14 +7,9 @@ from typing import Any
 import click
 
 from pillarbox import ConfigurationError
+from pillarbox.cli import complete
+from pillarbox.cli.status import Failure
 from pillarbox.program.logs import LEVELS, log_to_stderr
-
-
-class Failure(click.ClickException):
-    """A configuration that cannot work: one message, and status 2."""
-
-    exit_code = 2
-
 
 _HELP = """Receive mail until SIGINT or SIGTERM.
 
@@ -30,10 +25,23 @@ Examples:
 
 
 @click.command(help=_HELP)
-@click.option("--listen", metavar="ADDRESS", multiple=True, help="host:port, [IPv6]:port, unix:PATH or fd:N.")
-@click.option("--deliver", metavar="URL", multiple=True, help="maildir:PATH or discard:")
-@click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any option of the server; TOML or text.")
-@click.option("--config", metavar="FILE", help="A TOML file; the arguments beat it.")
+@click.option(
+    "--listen",
+    metavar="ADDRESS",
+    multiple=True,
+    shell_complete=complete.addresses,
+    help="host:port, [IPv6]:port, unix:PATH or fd:N.",
+)
+@click.option("--deliver", metavar="URL", multiple=True, shell_complete=complete.urls, help="maildir:PATH or discard:")
+@click.option(
+    "--set",
+    "settings",
+    metavar="NAME=VALUE",
+    multiple=True,
+    shell_complete=complete.settings,
+    help="Any option of the server; TOML or text.",
+)
+@click.option("--config", metavar="FILE", type=click.Path(), help="A TOML file; the arguments beat it.")
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
 def serve(
