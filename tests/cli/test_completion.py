@@ -88,7 +88,7 @@ def bash(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bash]:
         ("pillarbox serve --set hide_starttls=t", "pillarbox serve --set hide_starttls=true"),
         ("pillarbox serve --set bare_newline=rej", "pillarbox serve --set bare_newline=reject"),
         ("pillarbox serve --config m", "pillarbox serve --config mail.toml"),
-        ("pillarbox send --server lmtp+", "pillarbox send --server lmtp+unix:"),
+        ("pillarbox send --server uni", "pillarbox send --server unix:"),
         ("pillarbox send --tls al", "pillarbox send --tls always"),
         ("pillarbox probe smtps", "pillarbox probe smtps://"),
         ("pillarbox completion f", "pillarbox completion fish"),

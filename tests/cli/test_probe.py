@@ -98,8 +98,8 @@ class TestWhatItFinds:
         assert "LHLO" in server.verbs()
 
     def test_a_unix_socket(self, run: Run, server: Server) -> None:
-        report = asked(run, f"lmtp+unix:{server.lmtp_path}")
-        assert report["server"] == f"lmtp+unix:{server.lmtp_path}"
+        report = asked(run, f"lmtp:{server.lmtp_path}")
+        assert report["server"] == f"lmtp:{server.lmtp_path}"
         assert "plaintext-auth" not in codes(report)
 
     def test_for_a_person(self, run: Run, server: Server) -> None:

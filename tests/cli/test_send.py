@@ -57,6 +57,10 @@ class TestPeer:
             ("unix:/run/smtp", Peer(path="/run/smtp")),
             ("lmtp+unix:///run/lmtp", Peer(path="/run/lmtp", lmtp=True)),
             ("lmtp+unix:lmtp", Peer(path="lmtp", lmtp=True)),
+            ("lmtp:/run/lmtp", Peer(path="/run/lmtp", lmtp=True)),
+            ("lmtp:///run/lmtp", Peer(path="/run/lmtp", lmtp=True)),
+            ("smtp:run/smtp", Peer(path="run/smtp")),
+            ("smtp:2525", Peer("smtp", 2525)),
         ],
     )
     def test_understood(self, text: str, peer: Peer) -> None:

@@ -10,6 +10,7 @@ import click
 from pillarbox import __version__
 from pillarbox.cli.completion import completion
 from pillarbox.cli.probe import probe
+from pillarbox.cli.schema import schema
 from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
 
@@ -23,6 +24,7 @@ def program() -> None:
 program.add_command(serve)
 program.add_command(send)
 program.add_command(probe)
+program.add_command(schema)
 program.add_command(completion)
 
 

@@ -91,9 +91,9 @@ def addresses(_context: click.Context, _parameter: click.Parameter, incomplete: 
 
 def servers(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
     """Complete ``--server``."""
-    if incomplete.startswith(("unix:", "lmtp+unix:")):
+    if incomplete.startswith(("unix:", "lmtp+unix:", "lmtp:/")):
         return [CompletionItem(incomplete, type="file")]
-    return _beginning(incomplete, ("smtp://", "smtps://", "lmtp://", "lmtp+unix:", "unix:"))
+    return _beginning(incomplete, ("smtp://", "smtps://", "lmtp://", "lmtp:", "unix:"))
 
 
 def settings(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:

@@ -12,6 +12,8 @@ import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import Field
+
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
@@ -40,10 +42,10 @@ class ProgramSettings(Settings):
 class RouteSettings(Settings):
     """The keys of every ``[[deliver]]``, beside those of its target."""
 
-    recipients: list[str] = ["*"]  # noqa: RUF012 - a model's default, which is copied
-    listeners: list[str] = []  # noqa: RUF012
-    optional: bool = False
-    timeout: float = PATIENCE
+    recipients: list[str] = Field(["*"], description="For whom it is, as patterns.")
+    listeners: list[str] = Field([], description="Addresses of the listeners it is for; none: all.")
+    optional: bool = Field(False, description="Its failure does not fail the message.")
+    timeout: float = Field(PATIENCE, description="How long it may take for a message, in seconds.")
 
 
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)

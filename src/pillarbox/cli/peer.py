@@ -1,6 +1,6 @@
 """Which server ``send`` and ``probe`` talk to: text becomes a ``Peer`` here, and back.
 
-host   host:port   smtp://[user@]host[:port]   smtps://…   lmtp://…   unix:PATH   lmtp+unix:PATH
+host   host:port   smtp://[user@]host[:port]   smtps://…   lmtp://…   unix:PATH   smtp:PATH   lmtp:PATH   lmtp+unix:PATH
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pillarbox import ConfigurationError
 
 # RFC 8314 7.3 for 465. LMTP has no port of its own (RFC 2033 5: not 25); 24 is IANA's for private mail systems.
 _PORTS = {"smtp": 25, "smtps": 465, "lmtp": 24}
-_FORMS = "write host, host:port, smtp://user@host:port, smtps://…, lmtp://…, unix:PATH or lmtp+unix:PATH"
+_FORMS = "write host, host:port, smtp://user@host:port, smtps://…, lmtp://…, unix:PATH or lmtp:PATH"
 
 
 @dataclass(frozen=True)
@@ -28,15 +28,17 @@ class Peer:
 
     def __str__(self) -> str:
         if self.path:
-            return f"lmtp+unix:{self.path}" if self.lmtp else f"unix:{self.path}"
+            return f"lmtp:{self.path}" if self.lmtp else f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def peer_from_text(text: str, port: int | None = None) -> Peer:
     """Return what the text names; ``port`` is for a text without one. Raise ConfigurationError if it names nothing."""
     kind, _, path = text.partition(":")
-    if kind in ("unix", "lmtp+unix"):
-        return _at_path(text, path, lmtp=kind != "unix")
+    # As in a target's URL, but for a host that is called smtp: smtp:25.
+    socket = kind in ("smtp", "lmtp") and not path.isdigit() and (path[:2] != "//" or path[:3] == "///")
+    if kind in ("unix", "lmtp+unix") or socket:
+        return _at_path(text, path, lmtp=kind not in ("unix", "smtp"))
     scheme, separator, _ = text.partition("://")
     if not separator:
         return _bare(text, port)

@@ -35,7 +35,7 @@ _HELP = """
 Tell what a server offers, before and behind TLS, and what is wrong with that.
 No mail is sent. SERVER is HOST (then ports 25, 465 and 587 are tried),
 HOST:PORT (465: TLS from the start), smtp://…, smtps://…, lmtp://…,
-unix:PATH or lmtp+unix:PATH. For example:
+unix:PATH or lmtp:PATH. For example:
   pillarbox probe mx.example.com
   pillarbox probe --json --strict mx.example.com:587
 

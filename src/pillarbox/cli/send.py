@@ -65,7 +65,7 @@ class Arguments:
     metavar="URL",
     default=DEFAULT_SERVER,
     shell_complete=complete.servers,
-    help="smtp:, smtps:, lmtp:, unix: or lmtp+unix:.",
+    help="smtp://, smtps://, lmtp://, unix: or lmtp:PATH.",
 )
 @click.option("--tls", metavar="WHEN", type=click.Choice(TLS_MODES), default="auto", help="auto, never or always.")
 @click.option("--insecure", is_flag=True, help="Trust any certificate, log in without TLS.")

@@ -11,6 +11,8 @@ from pillarbox.cli import complete
 from pillarbox.cli.status import Failure
 from pillarbox.program.logs import LEVELS, log_to_stderr
 
+__all__ = ["Failure", "serve"]
+
 _HELP = """Receive mail until SIGINT or SIGTERM.
 
 Without arguments it listens on 127.0.0.1:2525 and stores every message in the Maildir ./Maildir.

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from pillarbox import ConfigurationError, Networks, Reject
 from pillarbox.program.patterns import Patterns, expression, normal
 from pillarbox.program.settings import Settings
@@ -26,9 +28,13 @@ _USER = "{user}"
 class AccessSettings(Settings):
     """The table ``[access]``, and the same keys in a ``[[listen]]``."""
 
-    accept: list[str] | None = None
-    networks: list[str] = []  # noqa: RUF012 - a model's default, which is copied
-    senders: dict[str, list[str]] | None = None
+    accept: list[str] | None = Field(
+        None, description="Recipients that anyone may write to, as patterns; without it all, where nothing is relayed."
+    )
+    networks: list[str] = Field([], description="Clients that may write to anyone without AUTH.")
+    senders: dict[str, list[str]] | None = Field(
+        None, description="What a user who has logged in may put into MAIL FROM: user, or *, and patterns with {user}."
+    )
 
 
 class Access:
