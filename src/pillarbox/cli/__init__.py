@@ -13,6 +13,7 @@ from pillarbox.cli.probe import probe
 from pillarbox.cli.schema import schema
 from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
+from pillarbox.cli.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Try it: pillarbox serve")
@@ -26,6 +27,7 @@ program.add_command(send)
 program.add_command(probe)
 program.add_command(schema)
 program.add_command(completion)
+program.add_command(worker)
 
 
 def main() -> None:

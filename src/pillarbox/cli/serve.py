@@ -13,6 +13,10 @@ from pillarbox.program.logs import LEVELS, log_to_stderr
 
 __all__ = ["Failure", "serve"]
 
+def _whole_number(_context: click.Context, _option: click.Parameter, text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
 _HELP = """Receive mail until SIGINT or SIGTERM.
 
 Without arguments it listens on 127.0.0.1:2525 and stores every message in the Maildir ./Maildir.
@@ -45,6 +49,7 @@ Examples:
 )
 @click.option("--config", metavar="FILE", type=click.Path(), help="A TOML file; the arguments beat it.")
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
+@click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
 def serve(
     listen: tuple[str, ...],
