@@ -118,6 +118,8 @@ def test_a_misspelt_shell_and_a_misspelt_command(run: Run) -> None:
 def commands(group: click.Group, *names: str) -> Iterator[tuple[str, ...]]:
     yield names
     for name, command in group.commands.items():
+        if command.hidden:
+            continue
         if isinstance(command, click.Group):
             yield from commands(command, *names, name)
         else:
@@ -135,6 +137,6 @@ def test_help_fits_a_terminal(run: Run, names: tuple[str, ...], monkeypatch: pyt
 
 def test_help_has_a_line_for_each_command(run: Run) -> None:
     lines = run("--help").stdout.splitlines()
-    for name in program.commands:
+    for name in [name for name, command in program.commands.items() if not command.hidden]:
         [line] = [line for line in lines if line.startswith(f"  {name} ")]
         assert not line.endswith("...")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from pillarbox import __version__
+from pillarbox.cli.check import check
 from pillarbox.cli.completion import completion
 from pillarbox.cli.probe import probe
 from pillarbox.cli.schema import schema
@@ -25,6 +26,7 @@ def program() -> None:
 program.add_command(serve)
 program.add_command(send)
 program.add_command(probe)
+program.add_command(check)
 program.add_command(schema)
 program.add_command(completion)
 program.add_command(worker)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
@@ -63,6 +64,17 @@ class Listener:
     options: Options  # the server's, with the overrides
     access: Access
     source: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this host reaches it."""
+        host = self.arguments.get("host")
+        if "path" in self.arguments or host == "localhost":
+            return True
+        try:
+            return host is not None and ip_address(host).is_loopback
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -349,7 +361,7 @@ def _closed(configuration: Configuration) -> Configuration:
 
 def _closed_listener(listener: Listener, routes: Routes) -> Listener:
     relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
-    if relay is None or _is_local(listener) or not listener.options.auth_optional:
+    if relay is None or listener.local or not listener.options.auth_optional:
         return listener
     access = listener.access
     if access.networks_given and not access.everywhere and access.accept is None:
@@ -364,16 +376,3 @@ def _closed_listener(listener: Listener, routes: Routes) -> Listener:
             " [[deliver]]), or require AUTH (auth_optional = false)",
         )
     )
-
-
-def _is_local(listener: Listener) -> bool:
-    """Whether only this host reaches a listener."""
-    from ipaddress import ip_address
-
-    host = listener.arguments.get("host")
-    if "path" in listener.arguments or host == "localhost":
-        return True
-    try:
-        return host is not None and ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -28,8 +28,8 @@ _PEM_OPTIONS = ("key", "cert", "ca")
 
 _HELP = """
 \b
-Print the JSON Schema of the configuration file, for editors: they complete the
-keys, show what each means, and mark mistakes. For example:
+Print the JSON Schema of the configuration file. With it editors complete its
+keys, show what they mean, and mark mistakes. For example:
   pillarbox schema > pillarbox.schema.json
 and as the first line of the file, for taplo and Even Better TOML:
   #:schema ./pillarbox.schema.json

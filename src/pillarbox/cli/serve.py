@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,7 +11,11 @@ from pillarbox.cli import complete
 from pillarbox.cli.status import Failure
 from pillarbox.program.logs import LEVELS, log_to_stderr
 
-__all__ = ["Failure", "serve"]
+if TYPE_CHECKING:
+    from pillarbox.cli.config import Configuration
+
+__all__ = ["Failure", "configured", "serve"]
+
 
 def _whole_number(_context: click.Context, _option: click.Parameter, text: str | None) -> int | str | None:
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
@@ -51,24 +55,28 @@ Examples:
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
-def serve(
+def serve(**arguments: Any) -> None:
+    """Run the command; what is wrong with its configuration becomes one message."""
+    from pillarbox.program.run import run
+
+    try:
+        configuration = configured(**arguments)
+        log_to_stderr(configuration.program.log_level)
+        run(configuration)
+    except ConfigurationError as error:
+        raise Failure(str(error)) from error
+
+
+def configured(
     listen: tuple[str, ...],
     deliver: tuple[str, ...],
     settings: tuple[str, ...],
     accept: tuple[str, ...],
     config: str | None,
     **program: Any,
-) -> None:
-    """Run the command; what is wrong with its configuration becomes one message."""
+) -> Configuration:
+    """Return what these arguments and the file come to; raise ConfigurationError."""
     from pillarbox.cli.config import effective
-    from pillarbox.program.run import run
 
     given = {name: value for name, value in program.items() if value is not None}
-    try:
-        configuration = effective(
-            config, settings=settings, listen=listen, deliver=deliver, accept=accept, program=given
-        )
-        log_to_stderr(configuration.program.log_level)
-        run(configuration)
-    except ConfigurationError as error:
-        raise Failure(str(error)) from error
+    return effective(config, settings=settings, listen=listen, deliver=deliver, accept=accept, program=given)

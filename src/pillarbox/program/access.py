@@ -42,7 +42,7 @@ class Access:
 
     def __init__(self, settings: AccessSettings, folder: Path | None = None) -> None:
         self.accept = None if settings.accept is None else Patterns(settings.accept, folder)
-        self._settings = settings
+        self.settings = settings
         self._folder = folder
         try:
             self._networks = Networks(settings.networks)
@@ -56,12 +56,12 @@ class Access:
     @property
     def networks_given(self) -> bool:
         """Whether some clients may write to anyone without AUTH."""
-        return bool(self._settings.networks)
+        return bool(self.settings.networks)
 
     @property
     def everywhere(self) -> bool:
         """Whether these are all clients there are."""
-        return any(network == _EVERYONE or network.endswith("/0") for network in self._settings.networks)
+        return any(network == _EVERYONE or network.endswith("/0") for network in self.settings.networks)
 
     @property
     def open_to_all(self) -> bool:
@@ -70,7 +70,7 @@ class Access:
 
     def accepting(self, accept: list[str]) -> Access:
         """Return the same rules with other recipients that anyone may write to."""
-        return Access(self._settings.model_copy(update={"accept": accept}), self._folder)
+        return Access(self.settings.model_copy(update={"accept": accept}), self._folder)
 
     @property
     def looks_at_senders(self) -> bool:
