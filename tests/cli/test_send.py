@@ -390,10 +390,11 @@ class TestStatus:
         [
             (b"421 come back\r\n", 75, "refused: 421 come back"),
             (b"SSH-2.0-OpenSSH_9.2\r\n", 76, "does not speak SMTP"),
-            (b"", 76, "sent no greeting within 10 seconds, or closed; if it waits for TLS, write smtps://"),
+            (b"", 76, "sent no greeting (Connection unexpectedly closed); if it waits for TLS, write smtps://"),
             (b"220 hello\r\n250 you\r\n250 Accepted\r\n", 75, "broke the connection off"),
             (b"220 hello\r\n" + b"x" * 9000 + b"\r\n", 76, "does not speak SMTP"),
             (b"220 hello\r\n554 no\r\n554 no\r\n", 69, "refused: 554 no"),
+            (b"220-hello\r\n" * 10_000, 76, "the reply does not end"),
         ],
     )
     def test_a_strange_server(

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pillarbox.cli.status import Failure, Status
 from pillarbox.cli.transcript import Transcript, plain
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from pillarbox.cli.peer import Peer
 
 PATIENCE = (10.0, 60.0)  # seconds: to connect and be greeted, and for each reply
+
+LONGEST_REPLY = 65536  # octets
 
 _Result = TypeVar("_Result")
 Answer = tuple[int, bytes]  # a reply: its code, and its lines
@@ -72,7 +74,7 @@ class Client(smtplib.SMTP):
             code, text = self.getreply()
         except smtplib.SMTPServerDisconnected as error:
             hint = "" if self.peer.implicit_tls else "; if it waits for TLS, write smtps://"
-            problem = f"{self.peer} sent no greeting within {self._to_connect:.0f} seconds, or closed{hint}"
+            problem = f"{self.peer} sent no greeting ({error}){hint}"
             raise Failure(problem, Status.PROTOCOL) from error
         if code < 0:
             raise Failure(f"{self.peer} does not speak SMTP", Status.PROTOCOL)
@@ -137,6 +139,7 @@ class Client(smtplib.SMTP):
 
     def getreply(self) -> Answer:
         """Read a reply, and show it."""
+        self.file = _Lines(self.file or self._socket.makefile("rb"))
         code, text = super().getreply()
         self.transcript.reply(code, text)
         return code, text
@@ -170,6 +173,24 @@ class Client(smtplib.SMTP):
             return do()
         finally:
             self.times[step] = time.monotonic() - begin
+
+
+class _Lines:
+    """The lines of one reply, which is not endless; where smtplib reads them."""
+
+    def __init__(self, file: Any) -> None:
+        self.file: Any = file.file if isinstance(file, _Lines) else file
+        self._left = LONGEST_REPLY
+
+    def readline(self, limit: int) -> bytes:
+        if self._left <= 0:
+            raise OSError("the reply does not end")
+        line: bytes = self.file.readline(limit)
+        self._left -= len(line)
+        return line
+
+    def close(self) -> None:
+        self.file.close()
 
 
 def _to_path(path: str, patience: float) -> socket.socket:

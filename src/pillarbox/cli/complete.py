@@ -76,9 +76,10 @@ def urls(_context: click.Context, _parameter: click.Parameter, incomplete: str) 
     """Complete ``--deliver``: schemes, and behind the scheme of a path files."""
     from pillarbox.deliver import known_schemes
 
-    scheme, colon, _ = incomplete.partition(":")
+    scheme, colon, rest = incomplete.partition(":")
     if colon:
-        return [CompletionItem(incomplete, type="file")] if scheme not in ("http", "https", "python") else []
+        no_path = scheme in ("discard", "http", "https", "python", "stdout") or rest.startswith("//")
+        return [] if no_path else [CompletionItem(incomplete, type="file")]
     return _beginning(incomplete, (f"{name}:" for name in known_schemes()))
 
 
