@@ -132,7 +132,7 @@ def test_help_fits_a_terminal(run: Run, names: tuple[str, ...], monkeypatch: pyt
     lines = run(*names, "--help").stdout.rstrip("\n").split("\n")
     assert len(lines) <= 24
     assert [line for line in lines if len(line) > 80] == []
-    assert any("pillarbox " in line for line in lines[1:]), "no example"
+    assert len(names) > 1 or any("pillarbox " in line for line in lines[1:]), "no example"
 
 
 def test_help_has_a_line_for_each_command(run: Run) -> None:

@@ -18,6 +18,7 @@ import pytest
 from cli.conftest import Run, Serving
 from interop.peers import HOST, NOBODY, PASSWORD, TRICKY, USER, Server, missing, program
 from interop.postfix import Postfix
+from interop.test_dovecot import dovecot
 from pillarbox import ConfigurationError
 from pillarbox.cli.client import Client
 from pillarbox.cli.message import size_of
@@ -482,6 +483,20 @@ def test_postfix_takes_it(run: Run, short_folder: Path) -> None:
         postfix.log.find("to=<ann@example.com>.*status=sent")
         refused = run("send", "--from", "bob", *TO, "--server", f"unix:{path}", "--mail-parameter", "SIZE=999999999999")
         assert refused.exit_code in (69, 75)
+
+
+def test_dovecot_takes_it_by_lmtp(run: Run) -> None:
+    with dovecot() as server:
+        to = ("--to", "ann", "--to", "no one@example.com", "--to", "bob")
+        result = run("send", *to, "--from", "bob@example.org", "--server", f"lmtp://{HOST}:{server.lmtp}")
+        assert result.exit_code == 69, result.output
+        first, second, third = result.stdout.splitlines()
+        assert first.startswith("accepted: ann: 250 2.0.0 <ann> ")
+        assert second.startswith("refused: no one@example.com: 501 5.5.4")
+        assert third.startswith("accepted: bob: 250 2.0.0 <bob> ")
+        probed = run("probe", f"lmtp://{HOST}:{server.lmtp}")
+        assert "Dovecot" in probed.stdout
+        assert "8BITMIME, CHUNKING" in probed.stdout
 
 
 @pytest.fixture

@@ -21,20 +21,17 @@ def _whole_number(_context: click.Context, _option: click.Parameter, text: str |
     return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
 
 
-_HELP = """Receive mail until SIGINT or SIGTERM.
-
-Without arguments it listens on 127.0.0.1:2525 and stores every message in the Maildir ./Maildir.
---listen, --deliver and --set can be repeated.
-
+# With a line for each option it fits a screen of 24.
+_HELP = """
 \b
-Examples:
-  pillarbox serve --listen :25 --listen unix:/run/pillarbox/smtp
-  pillarbox serve --deliver maildir:/var/mail/in --set size=26214400
+Receive mail until SIGINT or SIGTERM; without arguments on 127.0.0.1:2525,
+into the Maildir ./Maildir. --listen, --deliver and --set can be repeated.
+  pillarbox serve --listen :25 --deliver maildir:/var/mail/in --set size=10000
   pillarbox serve --config /etc/pillarbox.toml
 """
 
 
-@click.command(help=_HELP)
+@click.command(help=_HELP, short_help="Receive mail until SIGINT or SIGTERM.")
 @click.option(
     "--listen",
     metavar="ADDRESS",
@@ -52,9 +49,14 @@ Examples:
     help="Any option of the server; TOML or text.",
 )
 @click.option("--config", metavar="FILE", type=click.Path(), help="A TOML file; the arguments beat it.")
-@click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
+@click.option("--accept", metavar="PATTERN", multiple=True, help="Whom anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
-@click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
+@click.option(
+    "--log-level",
+    metavar="LEVEL",
+    type=click.Choice(LEVELS, case_sensitive=False),
+    help="debug, info, warning, error, critical.",
+)
 def serve(**arguments: Any) -> None:
     """Run the command; what is wrong with its configuration becomes one message."""
     from pillarbox.program.run import run
