@@ -46,10 +46,10 @@ def handed_over(order: Order, transcript: Transcript) -> Iterator[Outcome]:
             yield from _messages(client, order)
         except ssl.SSLCertVerificationError as error:
             raise Failure(_distrust(error, order.peer), Status.PROTOCOL) from error
-        except smtplib.SMTPServerDisconnected as error:
-            raise Failure(f"{order.peer} broke the connection off: {error}", Status.LATER) from error
         except smtplib.SMTPResponseException as error:
             raise Failure(f"{order.peer} does not speak SMTP: {error}", Status.PROTOCOL) from error
+        except OSError as error:  # of which smtplib's own errors are some
+            raise Failure(f"{order.peer} broke the connection off: {error}", Status.LATER) from error
 
 
 def _expect(answer: Answer, otherwise: Status) -> None:

@@ -50,7 +50,7 @@ def probe(server: str, lmtp: bool, as_json: bool, strict: bool, timeout: float) 
         raise Failure(str(error)) from error
     reports = _all(peers, timeout)
     if as_json:
-        click.echo(json.dumps([as_dict(each) for each in reports], indent=2, ensure_ascii=False))
+        click.echo(json.dumps([as_dict(each) for each in reports], indent=2))  # ASCII: nothing steers a terminal
     else:
         click.echo("\n\n".join(shown(each) for each in reports))
     sys.exit(_status(reports, strict=strict))
