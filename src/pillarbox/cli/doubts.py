@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.cli.certificates import Certificate
+from pillarbox.program.files import is_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -146,7 +147,7 @@ def _items(value: Any) -> list[Any]:
 
 def _pems(value: Any) -> Iterator[tuple[str, bytes]]:
     for each in _items(value):
-        if isinstance(each, str) and "-----BEGIN" in each:
+        if isinstance(each, str) and is_pem(each):
             yield "the certificate in the file", each.encode(errors="replace")
         elif isinstance(each, str):
             with open(each, "rb") as file:  # noqa: PTH123 - it has been read before: an error is an error
@@ -154,7 +155,7 @@ def _pems(value: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _paths(value: Any) -> list[str]:
-    return [each for each in _items(value) if isinstance(each, str) and "-----BEGIN" not in each]
+    return [each for each in _items(value) if isinstance(each, str) and not is_pem(each)]
 
 
 def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
@@ -183,7 +184,7 @@ def _holds_secrets(configuration: Configuration) -> bool:
 
     options = (configuration.options, *(listener.options for listener in configuration.listeners))
     written = any(each.key_password is not None for each in options)
-    pem = any(isinstance(key, str) and "-----BEGIN" in key for each in options for key in _items(each.key))
+    pem = any(isinstance(key, str) and is_pem(key) for each in options for key in _items(each.key))
     return written or pem or any(secret(route.target.settings) for route in configuration.routes)
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox import Options
 from pillarbox.cli.doubts import may_use_tls, offers_auth
+from pillarbox.program.files import is_pem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -136,7 +137,7 @@ def _differing(there: Options, usual: Options) -> list[tuple[str, Any]]:
 def _without_secret(name: str, value: Any) -> Any:
     if name == "key":
         keys = value if isinstance(value, tuple) else (value,)
-        return [each if isinstance(each, str) and "-----BEGIN" not in each else "PEM text" for each in keys]
+        return [each if isinstance(each, str) and not is_pem(each) else "PEM text" for each in keys]
     if name == "sni_options":
         return sorted(value)
     scheme, slashes, rest = str(value).partition("://")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pillarbox import ConfigurationError
+from pillarbox.program.files import PEM_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _DIALECT = "http://json-schema.org/draft-07/schema#"
 _UNITS = {"s": "seconds", "bytes": "bytes", "bytes/s": "bytes per second"}
 _NOISE = ("title", "section", "unit", "format", "writeOnly")
-_PEM_OPTIONS = ("key", "cert", "ca")
 
 _HELP = """
 \b
@@ -121,7 +121,7 @@ def _option(name: str, schema: Schema) -> Schema:
     described = _plain(schema.get("description", ""))
     if unit := _UNITS.get(schema.get("unit", "")):
         described = f"{described} In {unit}."
-    if name in _PEM_OPTIONS:
+    if name in PEM_OPTIONS:
         text = {"type": "string"}
         return {"description": described, "anyOf": [text, {"type": "array", "items": text}]}
     return {**_toml(schema), "description": described}

@@ -51,6 +51,7 @@ into the Maildir ./Maildir. --listen, --deliver and --set can be repeated.
 @click.option("--config", metavar="FILE", type=click.Path(), help="A TOML file; the arguments beat it.")
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Whom anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
+@click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound.")
 @click.option(
     "--log-level",
     metavar="LEVEL",
