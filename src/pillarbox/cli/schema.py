@@ -81,29 +81,27 @@ def _by_scheme(
 ) -> Schema:
     """Return the schema of an array of tables whose keys depend on the scheme of their ``url``."""
     common = {} if general is None else _settings(general)
-    kinds: dict[str, list[str]] = {}
-    own: dict[str, Schema] = {}
+    kinds: dict[str, list[str]] = {}  # schemes with the same settings
     for scheme in schemes:
-        properties = _own_settings(class_of, scheme)
-        key = json.dumps(properties, sort_keys=True)
-        own[key] = properties
-        kinds.setdefault(key, []).append(scheme)
-    entries = [_entry(names, {**common, **own[key]}) for key, names in kinds.items()]
+        kinds.setdefault(json.dumps(_own_settings(class_of, scheme)), []).append(scheme)
+    entries = [_entry(names, common, json.loads(own)) for own, names in kinds.items()]
     return {"type": "array", "description": description, "items": {"anyOf": entries}}
 
 
-def _own_settings(class_of: Callable[[str], Any], scheme: str) -> Schema:
+def _own_settings(class_of: Callable[[str], Any], scheme: str) -> Schema | None:
     try:
         return _settings(class_of(f"{scheme}:").Settings)
-    except (ConfigurationError, ImportError):  # another distribution's, which cannot be loaded: its keys are not known
-        return {}
+    except (ConfigurationError, ImportError):  # only the whole URL tells, or it cannot be loaded here
+        return None
 
 
-def _entry(schemes: list[str], properties: Schema) -> Schema:
+def _entry(schemes: list[str], common: Schema, own: Schema | None) -> Schema:
+    """Return the schema of a table for these schemes; where their own settings are not known, any key may stand."""
     names = [f"{scheme}:" for scheme in schemes]
     # Schemes have no case for the program, but the one that everybody writes.
     url = {"type": "string", "pattern": f"^({'|'.join(map(re.escape, names))})", "examples": names}
-    return _table({"url": url, **properties}, f"Settings for {', '.join(names)}", ["url"])
+    table = _table({"url": url, **common, **(own or {})}, f"Settings for {', '.join(names)}", ["url"])
+    return table | {"additionalProperties": own is None}
 
 
 # --- Tables of the program, in the words of TOML
