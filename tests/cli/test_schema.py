@@ -47,7 +47,12 @@ def test_each_option_has_its_help_its_unit_and_its_default() -> None:
     assert "](" not in json.dumps(document_schema())
 
 
-FILES = [pytest.param(block.text, id=f"{page.name}:{block.line}") for page in PAGES for block in blocks(page, "toml")]
+FILES = [
+    pytest.param(block.text, id=f"{page.name}:{block.line}")
+    for page in PAGES
+    for block in blocks(page, "toml")
+    if "[project" not in block.text  # that is a file of another kind
+]
 GOOD = [
     "",
     "[server]\nkey = ['a.pem', 'b.pem']\ncert = ['a.pem', 'b.pem']\nuse_proxy = ['192.0.2.0/24']\nlogger = true",
