@@ -158,9 +158,19 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON Schema of the options that a configuration file can hold."""
     schema: dict[str, Any] = _model().model_json_schema()
     for name, declaration in _declarations().items():
+        if name not in schema["properties"]:
+            continue
         if declaration.shown_default is not None:
             schema["properties"][name].pop("default", None)
+        if (limits := _LIMITS.get(declaration.check)) is not None:
+            _restrict(schema["properties"][name], limits)
     return schema
+
+
+def _restrict(schema: dict[str, Any], limits: Mapping[str, Any]) -> None:
+    for kind in (schema, *schema.get("anyOf", [])):
+        if kind.get("type") in ("integer", "number"):
+            kind.update(limits)
 
 
 # --- Values: each takes (name, value), refuses it or returns it as it is kept
@@ -354,6 +364,16 @@ def networks(name: str, value: bool | Sequence[str]) -> bool | tuple[str, ...]:
         except ValueError:
             wrong(name, f"{entry!r} is neither an address nor a network (192.0.2.0/24, 2001:db8::/32, or * for all)")
     return tuple(value)
+
+
+# What JSON Schema can say of a check.
+_LIMITS: dict[Any, dict[str, Any]] = {
+    positive: {"exclusiveMinimum": 0},
+    not_negative: {"minimum": 0},
+    six_digits: {"minimum": 1, "maximum": 999_999},
+    nine_digits: {"minimum": 1, "maximum": 999_999_999},
+    command_length: {"minimum": 512},
+}
 
 
 # --- Rates

@@ -8,6 +8,11 @@ from __future__ import annotations
 import click
 
 from pillarbox import __version__
+from pillarbox.cli.check import check
+from pillarbox.cli.completion import completion
+from pillarbox.cli.probe import probe
+from pillarbox.cli.schema import schema
+from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
 from pillarbox.cli.worker import worker
 
@@ -19,6 +24,11 @@ def program() -> None:
 
 
 program.add_command(serve)
+program.add_command(send)
+program.add_command(probe)
+program.add_command(check)
+program.add_command(schema)
+program.add_command(completion)
 program.add_command(worker)
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
@@ -38,11 +39,11 @@ _ACCESS_KEYS = tuple(AccessSettings.model_fields)
 class ProgramSettings(LogSettings):
     """The table ``[program]``; each key is an argument too."""
 
-    workers: Workers = 1
-    user: str | None = None
-    metrics: str | None = None
-    traces: str | None = None
-    trace_addresses: bool = False
+    workers: Workers = Field(1, description="Processes that share the addresses; auto: as many as there are CPUs.")
+    user: str | None = Field(None, description="What to become once the addresses are bound: USER or USER:GROUP.")
+    metrics: str | None = Field(None, description="Where to serve metrics and health checks, over HTTP.")
+    traces: str | None = Field(None, description="Where to send OpenTelemetry traces; env: as its variables say.")
+    trace_addresses: bool = Field(False, description="Let traces name senders, recipients and users.")
 
     @field_validator("metrics")
     @classmethod
@@ -62,10 +63,10 @@ class ProgramSettings(LogSettings):
 class RouteSettings(Settings):
     """The keys of every ``[[deliver]]``, beside those of its target."""
 
-    recipients: list[str] = ["*"]  # noqa: RUF012 - a model's default, which is copied
-    listeners: list[str] = []  # noqa: RUF012
-    optional: bool = False
-    timeout: float = PATIENCE
+    recipients: list[str] = Field(["*"], description="For whom it is, as patterns.")
+    listeners: list[str] = Field([], description="Addresses of the listeners it is for; none: all.")
+    optional: bool = Field(False, description="Its failure does not fail the message.")
+    timeout: float = Field(PATIENCE, description="How long it may take for a message, in seconds.")
 
 
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)
@@ -81,6 +82,17 @@ class Listener:
     options: Options  # the server's, with the overrides
     access: Access
     source: str = ""
+
+    @property
+    def local(self) -> bool:
+        """Whether only this host reaches it."""
+        host = self.arguments.get("host")
+        if "path" in self.arguments or host == "localhost":
+            return True
+        try:
+            return host is not None and ip_address(host).is_loopback
+        except ValueError:
+            return False
 
 
 @dataclass(frozen=True)
@@ -391,7 +403,7 @@ def _closed(configuration: Configuration) -> Configuration:
 
 def _closed_listener(listener: Listener, routes: Routes) -> Listener:
     relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
-    if relay is None or _is_local(listener) or not listener.options.auth_optional:
+    if relay is None or listener.local or not listener.options.auth_optional:
         return listener
     access = listener.access
     if access.networks_given and not access.everywhere and access.accept is None:
@@ -406,16 +418,3 @@ def _closed_listener(listener: Listener, routes: Routes) -> Listener:
             " [[deliver]]), or require AUTH (auth_optional = false)",
         )
     )
-
-
-def _is_local(listener: Listener) -> bool:
-    """Whether only this host reaches a listener."""
-    from ipaddress import ip_address
-
-    host = listener.arguments.get("host")
-    if "path" in listener.arguments or host == "localhost":
-        return True
-    try:
-        return host is not None and ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from pydantic import Field
+
 from pillarbox import ConfigurationError, Networks, Reject
 from pillarbox.program.patterns import Patterns, expression, normal
 from pillarbox.program.settings import Settings
@@ -26,9 +28,13 @@ _USER = "{user}"
 class AccessSettings(Settings):
     """The table ``[access]``, and the same keys in a ``[[listen]]``."""
 
-    accept: list[str] | None = None
-    networks: list[str] = []  # noqa: RUF012 - a model's default, which is copied
-    senders: dict[str, list[str]] | None = None
+    accept: list[str] | None = Field(
+        None, description="Recipients that anyone may write to, as patterns; without it all, where nothing is relayed."
+    )
+    networks: list[str] = Field([], description="Clients that may write to anyone without AUTH.")
+    senders: dict[str, list[str]] | None = Field(
+        None, description="What a user who has logged in may put into MAIL FROM: user, or *, and patterns with {user}."
+    )
 
 
 class Access:
@@ -36,7 +42,7 @@ class Access:
 
     def __init__(self, settings: AccessSettings, folder: Path | None = None) -> None:
         self.accept = None if settings.accept is None else Patterns(settings.accept, folder)
-        self._settings = settings
+        self.settings = settings
         self._folder = folder
         try:
             self._networks = Networks(settings.networks)
@@ -50,12 +56,12 @@ class Access:
     @property
     def networks_given(self) -> bool:
         """Whether some clients may write to anyone without AUTH."""
-        return bool(self._settings.networks)
+        return bool(self.settings.networks)
 
     @property
     def everywhere(self) -> bool:
         """Whether these are all clients there are."""
-        return any(network == _EVERYONE or network.endswith("/0") for network in self._settings.networks)
+        return any(network == _EVERYONE or network.endswith("/0") for network in self.settings.networks)
 
     @property
     def open_to_all(self) -> bool:
@@ -64,7 +70,7 @@ class Access:
 
     def accepting(self, accept: list[str]) -> Access:
         """Return the same rules with other recipients that anyone may write to."""
-        return Access(self._settings.model_copy(update={"accept": accept}), self._folder)
+        return Access(self.settings.model_copy(update={"accept": accept}), self._folder)
 
     @property
     def looks_at_senders(self) -> bool:

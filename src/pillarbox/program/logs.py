@@ -11,7 +11,7 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from pillarbox import Networks, log_fields
 from pillarbox.program.settings import Settings
@@ -33,9 +33,15 @@ _log = logging.getLogger("pillarbox.program")
 class LogSettings(Settings):
     """The keys of ``[program]`` that are about the log."""
 
-    log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
-    log_format: Literal["auto", "text", "json"] = "auto"
-    transcript: list[str] = []  # noqa: RUF012 - a model's default, which is copied
+    log_level: Literal["debug", "info", "warning", "error", "critical"] = Field(
+        "info", description="The least serious records that are logged."
+    )
+    log_format: Literal["auto", "text", "json"] = Field(
+        "auto", description="Lines for people, or JSON; auto: lines on a terminal, JSON elsewhere."
+    )
+    transcript: list[str] = Field(
+        [], description="Networks of clients of whom everything that is said is logged, or all; no password is."
+    )
 
     @field_validator("transcript")
     @classmethod

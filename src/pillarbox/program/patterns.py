@@ -36,6 +36,11 @@ class Patterns:
         return plain in self._wanted and plain not in self._not_wanted
 
     @property
+    def domains(self) -> frozenset[str]:
+        """The domains that patterns name without ``*``."""
+        return self._wanted.domains
+
+    @property
     def all(self) -> bool:
         """Whether every address matches."""
         return self._wanted.all and not self._not_wanted
@@ -60,6 +65,10 @@ class _Set:
             else:
                 others.append(expression([re.escape(part) for part in pattern.split("*")]))
         self._others = re.compile("|".join(others), re.DOTALL) if others else None
+
+    @property
+    def domains(self) -> frozenset[str]:
+        return frozenset({*self._domains, *(address.rpartition("@")[2] for address in self._addresses)})
 
     def __contains__(self, address: str) -> bool:
         return (

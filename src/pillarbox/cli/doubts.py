@@ -1,0 +1,195 @@
+"""What may be wrong with a configuration that works: each doubt has a code, a place, and a sentence.
+
+Only files that the configuration names are read; nothing is made, bound or asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pillarbox.cli.certificates import Certificate
+from pillarbox.program.files import is_pem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pillarbox import Options
+    from pillarbox.cli.config import Configuration, Listener
+
+_LIMITS = ("max_clients", "max_clients_per_address", "rates_per_address", "rates_over_all")
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that may be wrong. where: listeners, or files."""
+
+    code: str
+    where: tuple[str, ...]
+    text: str
+
+
+def doubts(configuration: Configuration, file: str | None) -> list[Doubt]:
+    """Return what may be wrong, each once with all its places."""
+    places: dict[tuple[str, str], list[str]] = {}
+    for listener in configuration.listeners:
+        for doubt in _of_listener(configuration, listener):
+            places.setdefault(doubt, []).append(listener.address)
+    found = [Doubt(code, tuple(dict.fromkeys(where)), text) for (code, text), where in places.items()]
+    return [*found, *_about_files(configuration, file)]
+
+
+def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
+    options = listener.options
+    yield from _certificates(options)
+    if listener.local:
+        return
+    yield from _trust(options)
+    yield from _login(options)
+    if may_use_tls(options) and options.cert is None:
+        made_up = "there is no certificate: a self-signed one is made at each start, which no client can verify"
+        yield "no-certificate", f"{made_up} (set key and cert)"
+    yield from _limits(options)
+    if not options.must_authenticate:
+        yield from _recipients(configuration, listener)
+
+
+# --- Who may do what
+
+
+def everyone(listed: bool | Sequence[str]) -> bool:
+    """Whether an option that lists peers means all of them."""
+    if isinstance(listed, bool):
+        return listed
+    return any(entry == "*" or entry.endswith("/0") for entry in listed)
+
+
+def may_use_tls(options: Options) -> bool:
+    """Whether TLS is made here."""
+    return not options.secured and (options.secure or "STARTTLS" not in options.disabled_commands)
+
+
+def offers_auth(options: Options) -> bool:
+    """Whether clients may log in."""
+    return bool(options.auth_methods) and "AUTH" not in options.disabled_commands
+
+
+def _trust(options: Options) -> Iterator[tuple[str, str]]:
+    said = {
+        "use_proxy": "say by a PROXY header which address it has",
+        "use_xclient": "say by XCLIENT who it is, also that it has logged in",
+        "use_xforward": "say by XFORWARD from whom the mail is",
+    }
+    for name, what in said.items():
+        if everyone(getattr(options, name)):
+            yield f"open-{name.removeprefix('use_')}", f"every client may {what}: list those that may in {name}"
+
+
+def _login(options: Options) -> Iterator[tuple[str, str]]:
+    if not offers_auth(options) or options.secure or options.auth_needs_tls:
+        return
+    why = "allow_insecure_auth" if options.allow_insecure_auth else "STARTTLS is hidden or disabled"
+    yield "plaintext-auth", f"AUTH is taken before TLS ({why}): passwords can be read on the way"
+
+
+def _limits(options: Options) -> Iterator[tuple[str, str]]:
+    if all(getattr(options, name) is None for name in _LIMITS):
+        yield "no-limits", f"nothing limits how much one client may do: set {', '.join(_LIMITS)}"
+    if options.size is None:
+        yield "no-size", "a message may be of any size: set size"
+
+
+def _recipients(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
+    accept, routes = listener.access.accept, configuration.routes_of(listener)
+    if (accept is None or accept.all) and routes.take_all:
+        yield "accepts-everything", "mail for any address is taken: say which are yours (accept in [access])"
+        return
+    if listener.options.lmtp:
+        return
+    own = accept.domains if accept is not None else {each for route in routes.all for each in route.recipients.domains}
+    # RFC 5321 4.5.1: "Any system that includes an SMTP server supporting mail relaying or delivery MUST support the
+    # reserved mailbox "postmaster" as a case-insensitive local name." Without a domain it is that of the server's name.
+    for domain in sorted({*own, listener.options.name}):
+        address = f"postmaster@{domain}"
+        if (accept is not None and address not in accept) or not routes.of(address):
+            alone = " (RCPT TO:<postmaster> means it)" if domain == listener.options.name else ""
+            yield "no-postmaster", f"{address}{alone} is refused, and must be accepted (RFC 5321 4.5.1)"
+
+
+# --- Certificates and files
+
+
+def _certificates(options: Options) -> Iterator[tuple[str, str]]:
+    if not may_use_tls(options):
+        return
+    yield from _flaws(options.cert, [options.name])
+    for host, entry in (options.sni_options or {}).items():
+        yield from _flaws(entry.get("cert"), [host])
+
+
+def _flaws(certs: Any, hosts: list[str]) -> Iterator[tuple[str, str]]:
+    for label, pem in _pems(certs):
+        try:
+            certificate = Certificate.from_pem(pem)
+        except ValueError:  # OpenSSL has read it, cryptography does not
+            continue
+        for host in hosts:
+            for code, text in certificate.flaws(host):
+                yield code, f"{label}: {text}"
+
+
+def _items(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str | bytes) else [value]
+
+
+def _pems(value: Any) -> Iterator[tuple[str, bytes]]:
+    for each in _items(value):
+        if isinstance(each, str) and is_pem(each):
+            yield "the certificate in the file", each.encode(errors="replace")
+        elif isinstance(each, str):
+            with open(each, "rb") as file:  # noqa: PTH123 - it has been read before: an error is an error
+                yield each, file.read()
+
+
+def _paths(value: Any) -> list[str]:
+    return [each for each in _items(value) if isinstance(each, str) and not is_pem(each)]
+
+
+def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
+    secret: dict[str, str] = {}
+    for options in (configuration.options, *(listener.options for listener in configuration.listeners)):
+        keys = [options.key, *(entry.get("key") for entry in (options.sni_options or {}).values())]
+        secret |= {path: "a private key" for key in keys for path in _paths(key)}
+    if file is not None and _holds_secrets(configuration):
+        secret[file] = "a secret"
+    for path, what in secret.items():
+        if _others_may_read(path):
+            yield Doubt(
+                "readable-by-all", (path,), f"everybody on this host may read it, and it holds {what}: chmod o= {path}"
+            )
+
+
+def _holds_secrets(configuration: Configuration) -> bool:
+    from pydantic import BaseModel, SecretStr
+
+    def secret(value: Any) -> bool:
+        if isinstance(value, BaseModel):
+            return any(secret(each) for _, each in value)
+        if isinstance(value, dict):
+            return any(map(secret, value.values()))
+        return any(map(secret, value)) if isinstance(value, list | tuple) else isinstance(value, SecretStr)
+
+    options = (configuration.options, *(listener.options for listener in configuration.listeners))
+    written = any(each.key_password is not None for each in options)
+    pem = any(isinstance(key, str) and is_pem(key) for each in options for key in _items(each.key))
+    return written or pem or any(secret(route.target.settings) for route in configuration.routes)
+
+
+def _others_may_read(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH) and os.name == "posix"  # noqa: PTH116 - a path as it is written
+    except OSError:
+        return False

@@ -1,0 +1,115 @@
+"""``pillarbox schema``: what it lets pass and what it refuses, asked of a validator that is not ours."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from cli.conftest import Run
+from pillarbox import ConfigurationError, Options
+from pillarbox.cli.config import effective
+from pillarbox.cli.document import TABLES
+from pillarbox.cli.schema import document_schema
+from test_docs_examples import PAGES, blocks
+
+
+@pytest.fixture(scope="module")
+def validator() -> jsonschema.Draft7Validator:
+    schema = document_schema()
+    jsonschema.Draft7Validator.check_schema(schema)
+    return jsonschema.Draft7Validator(schema)
+
+
+def test_the_command_prints_it(run: Run) -> None:
+    result = run("schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == document_schema()
+
+
+def test_it_has_every_table_and_every_option() -> None:
+    tables = document_schema()["properties"]
+    assert set(tables) == set(TABLES)
+    assert set(tables["server"]["properties"]) == set(Options.json_schema()["properties"])
+    assert set(tables["listen"]["items"]["properties"]) > {"address", "accept", "lmtp"}
+
+
+def test_each_option_has_its_help_its_unit_and_its_default() -> None:
+    options = document_schema()["properties"]["server"]["properties"]
+    assert all(option["description"] for option in options.values())
+    assert options["socket_timeout"]["description"].endswith(" In seconds.")
+    assert (options["socket_timeout"]["default"], options["socket_timeout"]["type"]) == (60.0, "number")
+    assert options["auth_optional"]["default"] is True  # the program's, not the library's
+    assert "](" not in json.dumps(document_schema())
+
+
+FILES = [
+    pytest.param(block.text, id=f"{page.name}:{block.line}")
+    for page in PAGES
+    for block in blocks(page, "toml")
+    if "[project" not in block.text  # that is a file of another kind
+]
+GOOD = [
+    "",
+    "[server]\nkey = ['a.pem', 'b.pem']\ncert = ['a.pem', 'b.pem']\nuse_proxy = ['192.0.2.0/24']\nlogger = true",
+    "[server]\nmax_allowed_unauthenticated_commands = false\ndeliver_by = 30\nsocket_timeout = 1",
+    "[server.sni_options.'example.com']\nkey = 'k'\ncert = 'c'",
+    "[[listen]]\naddress = ':25'\naccept = ['*@example.com']\nlmtp = true",
+    "[[deliver]]\nurl = 'discard:'\nrecipients = ['a@b']\noptional = true\ntimeout = 5.5",
+    "[access]\naccept = ['*@example.com']\n[access.senders]\njoe = ['joe@example.com']",
+]
+WRONG = [
+    "size = 1",
+    "[sever]",
+    "[server]\nsise = 1",
+    "[server]\nsize = 'big'",
+    "[server]\nsize = 0",
+    "[server]\nsocket_timeout = -1",
+    "[server]\nmax_recipients = 1_000_000",
+    "[server]\nminimum_tls_version = 'SSLv3'",
+    "[server]\non_data = 'x'",
+    "[server]\ncert = 5",
+    "[server]\nauth_methods = 'PLAIN'",
+    "[[server]]\nsize = 1",
+    "[listen]\naddress = ':25'",
+    "[[listen]]\nlmtp = true",
+    "[[listen]]\naddress = 25",
+    "[[listen]]\naddress = ':25'\nlmpt = true",
+    "[[deliver]]\noptional = true",
+    "[[deliver]]\nurl = 'maildr:x'",
+    "[[deliver]]\nurl = 'discard:'\nrecipient = ['a@b']",
+    "[[deliver]]\nurl = 'discard:'\nquota = 5",
+    "[[deliver]]\nurl = 'discard:'\ntimeout = 'long'",
+    "[access]\naccept = '*@example.com'",
+    "[access]\nsenders = ['joe']",
+    "[program]\nlog_level = 'loud'",
+    "[program]\nloglevel = 'info'",
+]
+
+
+@pytest.mark.parametrize("text", [*FILES, *GOOD])
+def test_good_files(validator: jsonschema.Draft7Validator, text: str) -> None:
+    assert [error.message for error in validator.iter_errors(tomllib.loads(text))] == []
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_wrong_files_are_wrong_for_the_program_too(
+    validator: jsonschema.Draft7Validator, tmp_path: Path, text: str
+) -> None:
+    document: dict[str, Any] = tomllib.loads(text)
+    assert not validator.is_valid(document)
+    file = tmp_path / "mail.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigurationError):
+        effective(str(file))
+
+
+@pytest.mark.parametrize("text", GOOD[4:])
+def test_the_program_takes_the_good_ones(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "mail.toml"
+    file.write_text(text)
+    effective(str(file))
