@@ -10,6 +10,7 @@ from messages import message
 from pillarbox.deliver import known_schemes, target_from_url
 from pillarbox.deliver.discard import Discard
 from pillarbox.deliver.maildir import Maildir
+from pillarbox.deliver.mbox import Mbox
 from pillarbox.errors import ConfigurationError
 
 
@@ -19,6 +20,7 @@ class TestTable:
         [
             ("maildir:x", Maildir),
             ("maildir:///x/y", Maildir),
+            ("mbox:x", Mbox),
             ("discard:", Discard),
             ("Discard:", Discard),
         ],
@@ -29,7 +31,7 @@ class TestTable:
         assert target.url == url
 
     def test_every_scheme_can_be_imported(self) -> None:
-        assert known_schemes() == ("discard", "maildir")
+        assert known_schemes() == ("discard", "maildir", "mbox")
         assert target_from_url("discard:")
 
     def test_making_one_touches_nothing(self, tmp_path: Path) -> None:
