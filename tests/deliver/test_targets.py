@@ -11,6 +11,7 @@ from pillarbox.deliver import known_schemes, target_from_url
 from pillarbox.deliver.discard import Discard
 from pillarbox.deliver.maildir import Maildir
 from pillarbox.deliver.mbox import Mbox
+from pillarbox.deliver.pipe import Pipe
 from pillarbox.deliver.stdout import Stdout
 from pillarbox.errors import ConfigurationError
 
@@ -23,6 +24,7 @@ class TestTable:
             ("maildir:///x/y", Maildir),
             ("mbox:x", Mbox),
             ("stdout:", Stdout),
+            ("pipe:cat", Pipe),
             ("discard:", Discard),
             ("Discard:", Discard),
         ],
@@ -33,7 +35,7 @@ class TestTable:
         assert target.url == url
 
     def test_every_scheme_can_be_imported(self) -> None:
-        assert known_schemes() == ("discard", "maildir", "mbox", "stdout")
+        assert known_schemes() == ("discard", "maildir", "mbox", "pipe", "stdout")
         assert target_from_url("discard:")
 
     def test_making_one_touches_nothing(self, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
     "mbox": ("pillarbox.deliver.mbox", "Mbox"),
+    "pipe": ("pillarbox.deliver.pipe", "Pipe"),
     "stdout": ("pillarbox.deliver.stdout", "Stdout"),
 }
 
