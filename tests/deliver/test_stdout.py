@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -251,8 +252,8 @@ def serving(tmp_path: Path, output: Any, *more: str) -> Iterator[tuple[subproces
         ending.start()
         try:
             assert process.stderr is not None
-            line = process.stderr.readline()
-            assert line.startswith("listening on 127.0.0.1:"), line
+            while not (line := process.stderr.readline()).startswith("listening on 127.0.0.1:"):
+                assert "workers:" in line, line
             yield process, int(line.rpartition(":")[2])
         finally:
             process.kill()
@@ -313,3 +314,21 @@ def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
                 assert process.wait(WAIT) == 0
     finally:
         os.close(reading)
+
+
+def test_two_processes_share_a_pipe(tmp_path: Path) -> None:
+    bodies = [b"%d\r\n" % number * 20_000 for number in range(12)]
+    reading, writing = os.pipe()
+    with serving(tmp_path, writing, "--workers", "2") as (process, port), ThreadPoolExecutor(13) as threads:
+        os.close(writing)
+        output = threads.submit(lambda: b"".join(iter(lambda: os.read(reading, 65536), b"")))
+        replies = list(threads.map(lambda body: send(port, content=b"\r\n" + body), bodies))
+        process.terminate()
+        assert process.wait(WAIT) == 0
+        (tmp_path / "box").write_bytes(output.result(WAIT))
+    os.close(reading)
+    assert replies == [250] * 12
+    read = mailbox.mbox(tmp_path / "box")
+    stored = [str(each.get_payload()) for each in read]
+    assert sorted(stored) == sorted(body.replace(b"\r\n", b"\n").decode() for body in bodies)
+    read.close()

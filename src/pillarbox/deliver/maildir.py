@@ -12,6 +12,7 @@ import itertools
 import os
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -70,6 +71,7 @@ class Maildir(Target):
         self.quota = Quota(settings.quota, settings.quota_messages)
         self._create = settings.create
         self._ready: LRUCache[Path, None] = LRUCache(KNOWN_FOLDERS)
+        self._ready_lock = threading.Lock()  # for deliveries' threads
 
     async def start(self) -> None:
         """Make the folders where they are missing, and clean ``tmp/`` of what no delivery can still be writing."""
@@ -89,7 +91,9 @@ class Maildir(Target):
 
     def prepare(self, path: Path) -> None:
         """Make a recipient's folders where they are missing; nothing is made above what was there at the start."""
-        if self.paths.fixed is None and path not in self._ready:
+        with self._ready_lock:
+            ready = self.paths.fixed is not None or path in self._ready
+        if not ready:
             if not self.paths.base.is_dir():  # or a disk that is not mounted would be stored on the wrong one
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self.paths.base))
             self._prepare(path)
@@ -100,11 +104,13 @@ class Maildir(Target):
         for folder in (path / name for name in FOLDERS):
             make_folders(folder)
         _clean(path / "tmp")
-        self._ready[path] = None
+        with self._ready_lock:
+            self._ready[path] = None
 
     def forget(self, path: Path) -> None:
         """Look again whether the folders are there, before the next message."""
-        self._ready.pop(path, None)
+        with self._ready_lock:
+            self._ready.pop(path, None)
 
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no Maildir or a full one."""

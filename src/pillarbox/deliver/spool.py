@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterable, Iterator
+from contextlib import suppress
 
 from pillarbox.deliver.disk import Steps, WithLF
 
@@ -79,4 +80,5 @@ class Spool:
 
     def close(self) -> None:
         """Forget the message."""
-        self._file.close()
+        with suppress(OSError):  # a full disk says so once more
+            self._file.close()
