@@ -337,6 +337,14 @@ class TestQuota:
             file.write("-60 -1\n")
         assert await verified(box, "b@example.com", "30") == ""
 
+    async def test_without_limits_of_ours_the_note_is_kept_up(self, boxes: Boxes, tmp_path: Path) -> None:
+        box = boxes("{local}")
+        await box.start()
+        await answers(box, session_for("b@example.com"))
+        (tmp_path / "mail" / "b" / "maildirsize").write_text("5S\n4 1\n")  # Dovecot's
+        assert await answers(box, session_for("b@example.com")) == [""]
+        assert note(tmp_path) == f"5S\n4 1\n{len(STORED)} 1\n"
+
     async def test_messages_everywhere_count(self, boxes: Boxes, tmp_path: Path) -> None:
         box = boxes("{local}", quota=100)
         await box.start()

@@ -154,7 +154,6 @@ class _Delivery:
         self._folders: list[Path] = []  # those that nothing has failed in yet
         self._refused: dict[Path, Reject] = {}
         self._stored: dict[Path, Path] = {}  # folder → file
-        self._in_tmp = Path()  # the file, before it moves
         self._descriptor = -1
         self._opened = self._moved = False
         self._size = 0
@@ -228,7 +227,9 @@ class _Delivery:
     def _open(self) -> None:
         self._choose_folders()
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-        self._in_tmp = self._folders[0] / "tmp" / _unique_name()
+        self._home = self._folders[0]
+        self._name = _unique_name()
+        self._in_tmp = self._home.joinpath("tmp", self._name)
         self._descriptor = os.open(self._in_tmp, flags, 0o600)
         self._opened = True
         self._folders.append(self._folders.pop(0))  # the file moves into its own folder when all others have it
@@ -246,19 +247,17 @@ class _Delivery:
 
     def _store(self, folder: Path) -> None:
         # Maildir++: a file's size stands in its name, so that nobody need look it up.
-        file = self._in_tmp
-        place = folder / "new" / f"{file.name},S={self._size}"
-        self._stored[folder] = place
-        if folder == file.parent.parent:
+        new = folder.joinpath("new")
+        place = self._stored[folder] = new.joinpath(f"{self._name},S={self._size}")
+        if folder is self._home:
             # The name is this delivery's alone, so nothing is ever replaced. Unlike link and unlink, which the format's
             # text describes, rename never shows the message twice, and works where there are no links.
-            file.rename(place)
+            self._in_tmp.rename(place)
             self._moved = True
         else:
-            _link_or_copy(file, place)
-        sync_folder(place.parent)
-        if self._target.quota:
-            self._target.quota.add(folder, self._size, 1)
+            _link_or_copy(self._in_tmp, place)
+        sync_folder(new)
+        self._target.quota.add(folder, self._size, 1)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -278,8 +277,7 @@ class _Delivery:
         for folder, place in self._stored.items():
             with suppress(OSError):  # it was never stored, or a reader has taken it
                 place.unlink()
-                if self._target.quota:
-                    self._target.quota.add(folder, -self._size, -1)
+                self._target.quota.add(folder, -self._size, -1)
         for folder in {*self._folders, *self._refused}:
             self._target.forget(folder)
 

@@ -58,9 +58,12 @@ class Quota:
             raise Reject(452, "Error: the mailbox is full, try again later", enhanced="4.2.2")
 
     def add(self, folder: Path, size: int, count: int) -> None:
-        """Note that so much was stored (or, below zero, taken away); a note that fails is made up by the next count."""
+        """Note that so much was stored (or, below zero, taken away), where the file is there, whoever's limits it has.
+
+        A note that fails is made up for by the next count.
+        """
         with suppress(OSError):
-            descriptor = os.open(folder / FILE, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+            descriptor = os.open(f"{folder}/{FILE}", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
             try:
                 os.write(descriptor, f"{size} {count}\n".encode())
             finally:
