@@ -162,7 +162,6 @@ class Mbox(Target):
         return True
 
     def _make_folder(self, folder: Path) -> None:
-        if (
-            self.paths.fixed is None and self.options.create and self.paths.base.is_dir()
-        ):  # or a disk that is not mounted would be stored on the wrong one
+        # Not where the base is gone: a disk that is not mounted would be stored on the wrong one.
+        if self.paths.fixed is None and self.options.create and self.paths.base.is_dir():
             make_folders(folder)
