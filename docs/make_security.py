@@ -108,7 +108,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "With good and hostile clients at once nothing grows and no message is lost.",
     ),
     "Storage": (
-        "No file name is made of what a client says.",
+        "No file name is made of what a client says, but of a recipient where the path asks for it: one harmless name.",
         "No text of a client breaks out of a header field that the program adds.",
     ),
     "The program": (

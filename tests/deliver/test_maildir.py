@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from messages import Begun, begun
+from messages import Begun, begun, session_for
 from pillarbox import MessageStream
 from pillarbox.deliver import Message, maildir
 from pillarbox.deliver.maildir import BUFFER, STALE, Maildir
@@ -35,11 +35,15 @@ async def box(tmp_path: Path) -> Maildir:
 
 def files(box: Maildir) -> dict[str, list[bytes]]:
     """Return the content of all files, by folder."""
-    return {name: [path.read_bytes() for path in sorted((box.path / name).iterdir())] for name in FOLDERS}
+    return {name: [path.read_bytes() for path in sorted((box.paths.base / name).iterdir())] for name in FOLDERS}
 
 
 def holds(*messages: bytes) -> dict[str, list[bytes]]:
     return {"cur": [], "new": list(messages), "tmp": []}
+
+
+def folder_of(box: Maildir, name: str) -> Path:
+    return box.paths.base / name
 
 
 async def finished(delivery: Begun, block: bytes) -> None:
@@ -51,11 +55,11 @@ class TestStart:
     async def test_makes_the_folders_for_the_owner_alone(self, tmp_path: Path) -> None:
         box = Maildir(f"maildir:{tmp_path}/deep/er/Maildir")
         await box.start()
-        for folder in (box.path, *(box.path / name for name in FOLDERS)):
+        for folder in (box.paths.base, *(box.paths.base / name for name in FOLDERS)):
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
     async def test_takes_what_is_there(self, box: Maildir) -> None:
-        (box.new / "one").write_bytes(b"x")
+        (folder_of(box, "new") / "one").write_bytes(b"x")
         await box.start()
         assert files(box) == holds(b"x")
 
@@ -66,28 +70,28 @@ class TestStart:
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
     async def test_no_permission(self, box: Maildir) -> None:
-        box.new.chmod(0o500)
+        folder_of(box, "new").chmod(0o500)
         with pytest.raises(ConfigurationError, match="new: permission denied"):
             await box.start()
 
     async def test_no_permission_as_access_tells(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(os, "access", lambda path, mode: path != box.new)
+        monkeypatch.setattr(os, "access", lambda path, mode: path != folder_of(box, "new"))
         with pytest.raises(ConfigurationError, match="new: permission denied"):
             await box.start()
 
     async def test_cleans_stale_files(self, box: Maildir) -> None:
         long_ago = time.time() - STALE - 60
         for name, when in (("stale", long_ago), ("fresh", time.time())):
-            (box.tmp / name).write_bytes(name.encode())
-            os.utime(box.tmp / name, (when, when))
+            (folder_of(box, "tmp") / name).write_bytes(name.encode())
+            os.utime(folder_of(box, "tmp") / name, (when, when))
         await box.start()
         assert files(box)["tmp"] == [b"fresh"]
 
     async def test_what_was_read_or_written_lately_is_not_stale(self, box: Maildir) -> None:
         long_ago = time.time() - STALE - 60
         for name, times in (("read", (time.time(), long_ago)), ("written", (long_ago, time.time()))):
-            (box.tmp / name).write_bytes(b"")
-            os.utime(box.tmp / name, times)
+            (folder_of(box, "tmp") / name).write_bytes(b"")
+            os.utime(folder_of(box, "tmp") / name, times)
         await box.start()
         assert len(files(box)["tmp"]) == 2
 
@@ -105,11 +109,11 @@ class TestURL:
         ],
     )
     def test_path(self, url: str, path: str) -> None:
-        assert Maildir(url).path == Path(path)
+        assert Maildir(url).paths.fixed == Path(path)
 
     def test_home(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert Maildir("maildir:~/Mail").path == tmp_path / "Mail"
+        assert Maildir("maildir:~/Mail").paths.fixed == tmp_path / "Mail"
 
     @pytest.mark.parametrize(
         "url", ["maildir:", "maildir://", "maildir://host/x", "maildir:a\0b", "maildir:~nobody-here/x"]
@@ -124,12 +128,15 @@ class TestNames:
         monkeypatch.setattr(socket, "gethostname", lambda: "ho/st:1")
         before = int(time.time())
         place = Path(await (await begun(box, b"x")).place())
-        match = re.fullmatch(r"(\d+)\.M(\d{1,6})P(\d+)Q(\d+)\.ho\\057st\\0721", place.name)
+        match = re.fullmatch(r"(\d+)\.M(\d{1,6})P(\d+)Q(\d+)\.ho\\057st\\0721,S=1", place.name)
         assert match is not None
         assert before <= int(match[1]) <= time.time()
         assert int(match[3]) == os.getpid()
 
-    @pytest.mark.promises("Storage", "No file name is made of what a client says.")
+    @pytest.mark.promises(
+        "Storage",
+        "No file name is made of what a client says, but of a recipient where the path asks for it: one harmless name.",
+    )
     async def test_nothing_that_a_client_says_stands_in_it(self, box: Maildir) -> None:
         async def on_data(stream: MessageStream, session: Session) -> str:
             return str(await box.deliver(Message(session, session.envelope.rcpt_to, stream)))
@@ -142,9 +149,11 @@ class TestNames:
             await client.envelope(quoted, quoted)
             head = b"Message-ID: <../../evil>\r\nSubject: ../../evil\r\nX-UIDL: ../evil\r\n\r\n../../evil\r\n"
             assert (await client.data(head + b".." + b"../../evil\r\n")).code == 250
-        (stored,) = [path for path in box.path.rglob("*") if path.is_file()]
-        assert stored.parent == box.new
-        assert re.fullmatch(r"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+\." + re.escape(socket.gethostname()), stored.name)
+        (stored,) = [path for path in box.paths.base.rglob("*") if path.is_file()]
+        assert stored.parent == folder_of(box, "new")
+        assert re.fullmatch(
+            r"[0-9]+\.M[0-9]+P[0-9]+Q[0-9]+\." + re.escape(socket.gethostname()) + r",S=\d+", stored.name
+        )
 
     async def test_unique_even_in_the_same_microsecond(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(time, "time_ns", lambda: 1_700_000_000_000_000_000)
@@ -160,7 +169,7 @@ class TestDelivery:
         assert files(box) == holds()
         place = Path(await delivery.place())
         assert files(box) == holds(b"Subject: x\n\nbody\n")
-        assert place.parent == box.new
+        assert place.parent == folder_of(box, "new")
         assert stat.S_IMODE(place.stat().st_mode) == 0o600
 
     async def test_empty_message(self, box: Maildir) -> None:
@@ -175,9 +184,7 @@ class TestDelivery:
         assert files(box) == holds(data.replace(b"\r\n", b"\n"))
 
     async def test_a_binary_message_stays_as_it_is(self, box: Maildir) -> None:
-        session = Session()
-        session.envelope.body_type = "binarymime"
-        delivery = await begun(box, session=session)
+        delivery = await begun(box, session=session_for(body_type="binarymime"))
         for block in (b"Content-Transfer-Encoding: binary\r", b"\n\r\n\0\r\n\n\r"):
             await delivery.write(block)
         await delivery.commit()
@@ -197,7 +204,7 @@ class TestDelivery:
 
     async def test_a_large_message_is_not_kept_in_memory(self, box: Maildir) -> None:
         delivery = await begun(box, *[b"0123456789abcd\r\n" * 4096] * 160)  # 10 MiB
-        (writing,) = box.tmp.iterdir()
+        (writing,) = folder_of(box, "tmp").iterdir()
         assert writing.stat().st_size > 9_000_000
         await delivery.commit()
         assert files(box) == holds(b"0123456789abcd\n" * 4096 * 160)
@@ -289,7 +296,7 @@ class TestFailure:
         def fails(folder: Path) -> None:
             raise OSError(errno.EIO, "broken")
 
-        monkeypatch.setattr(maildir, "_sync_folder", fails)
+        monkeypatch.setattr(maildir, "sync_folder", fails)
         delivery = await begun(box, b"x")
         with pytest.raises(Reject):
             await delivery.commit()
@@ -297,7 +304,7 @@ class TestFailure:
         assert files(box) == holds()
 
     async def test_folder_removed_while_running(self, box: Maildir) -> None:
-        box.tmp.rmdir()
+        folder_of(box, "tmp").rmdir()
         delivery = await begun(box, b"x")
         with pytest.raises(Reject):
             await delivery.commit()

@@ -10,13 +10,24 @@ from messages import message
 from pillarbox.deliver import known_schemes, target_from_url
 from pillarbox.deliver.discard import Discard
 from pillarbox.deliver.maildir import Maildir
+from pillarbox.deliver.mbox import Mbox
+from pillarbox.deliver.pipe import Pipe
+from pillarbox.deliver.stdout import Stdout
 from pillarbox.errors import ConfigurationError
 
 
 class TestTable:
     @pytest.mark.parametrize(
         ("url", "kind"),
-        [("maildir:x", Maildir), ("maildir:///x/y", Maildir), ("discard:", Discard), ("Discard:", Discard)],
+        [
+            ("maildir:x", Maildir),
+            ("maildir:///x/y", Maildir),
+            ("mbox:x", Mbox),
+            ("stdout:", Stdout),
+            ("pipe:cat", Pipe),
+            ("discard:", Discard),
+            ("Discard:", Discard),
+        ],
     )
     def test_known(self, url: str, kind: type[object]) -> None:
         target = target_from_url(url)
@@ -24,7 +35,7 @@ class TestTable:
         assert target.url == url
 
     def test_every_scheme_can_be_imported(self) -> None:
-        assert known_schemes() == ("discard", "maildir")
+        assert known_schemes() == ("discard", "maildir", "mbox", "pipe", "stdout")
         assert target_from_url("discard:")
 
     def test_making_one_touches_nothing(self, tmp_path: Path) -> None:
@@ -36,9 +47,9 @@ class TestTable:
         [
             (
                 "maildr:x",
-                r"unknown scheme 'maildr': did you mean 'maildir'\? \(known: discard:, maildir:\)",
+                r"unknown scheme 'maildr': did you mean 'maildir'\? \(known: discard:, maildir:, .*\)",
             ),
-            ("gopher://x", r"unknown scheme 'gopher' \(known: discard:, maildir:\)"),
+            ("gopher://x", r"unknown scheme 'gopher' \(known: discard:, maildir:, .*\)"),
             ("Maildir", r"'Maildir' is no target: write SCHEME:…, for example maildir:Maildir"),
             ("", "is no target"),
             (":x", "unknown scheme ''"),

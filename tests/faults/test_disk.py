@@ -164,6 +164,50 @@ def test_a_folder_that_is_removed(start: Start, disk: Path, gone: str) -> None:
     assert files(disk) == ["new"]
 
 
+@pytest.mark.promises(
+    "Nothing is lost", "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays."
+)
+def test_a_full_disk_under_an_mbox(start: Start, disk: Path) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", f"mbox:{disk}/box")
+    port = program.port()
+    assert refusal(port, SMALL) == ""
+    before = (disk / "box").read_bytes()
+    assert refusal(port, LARGE).startswith("452 ")
+    assert (disk / "box").read_bytes() == before
+    assert refusal(port, SMALL) == ""
+    assert (disk / "box").read_bytes().startswith(before)
+    assert [path.name for path in disk.iterdir()] == ["box"]
+
+
+@pytest.mark.parametrize("url", ["mbox:box", "pipe:/usr/bin/touch ran", "stdout:"])
+def test_no_room_for_what_waits_until_it_is_whole(
+    start: Start, disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(disk))
+    program = start("--listen", "127.0.0.1:0", "--deliver", url)
+    port = program.port()
+    assert refusal(port, LARGE).startswith("452 ")
+    assert list(disk.iterdir()) == []
+    assert not (tmp_path / "ran").exists()
+    assert (tmp_path / "box").exists() is (url == "mbox:box")
+    assert refusal(port, SMALL) == ""
+    assert (tmp_path / "ran").exists() is url.startswith("pipe:")
+
+
+def test_a_full_disk_under_one_of_several_maildirs(start: Start, disk: Path, tmp_path: Path) -> None:
+    """Where a link cannot reach: the copy fails, and the message is taken out of the first again."""
+    (tmp_path / "mail").mkdir()
+    (tmp_path / "mail" / "b").symlink_to(disk)
+    program = start("--listen", "127.0.0.1:0", "--deliver", "maildir:mail/{local}")
+    with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+        with pytest.raises(smtplib.SMTPDataError) as refused:
+            client.sendmail("a@example.org", ["a@example.com", "b@example.com"], LARGE)
+        assert refused.value.smtp_code == 452
+        assert files(tmp_path / "mail") == files(disk) == []
+        assert client.sendmail("a@example.org", ["a@example.com", "b@example.com"], SMALL) == {}
+    assert files(tmp_path / "mail") == files(disk) == ["new"]
+
+
 @pytest.fixture
 def frozen(tmp_path: Path) -> Iterator[Path]:
     """Give an ext4 that can be frozen; it is thawed whatever becomes of the test, or nobody could end it."""

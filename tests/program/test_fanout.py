@@ -211,7 +211,7 @@ class TestTime:
     async def test_a_disk_that_hangs_is_451_and_leaves_nothing_when_it_goes_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        box = Maildir(f"maildir:{tmp_path}/x", Settings())
+        box = Maildir(f"maildir:{tmp_path}/x")
         await box.start()
         go_on, fsync = threading.Event(), os.fsync
 
@@ -225,7 +225,7 @@ class TestTime:
         assert isinstance(answer, Reject)
         go_on.set()
         await asyncio.get_running_loop().shutdown_default_executor()
-        assert not [path for path in box.path.rglob("*") if path.is_file()]
+        assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
 
 
 class TestRecipients:

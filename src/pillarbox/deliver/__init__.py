@@ -28,6 +28,9 @@ PATIENCE_WITH_CLEANING = 5.0  # seconds
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
+    "mbox": ("pillarbox.deliver.mbox", "Mbox"),
+    "pipe": ("pillarbox.deliver.pipe", "Pipe"),
+    "stdout": ("pillarbox.deliver.stdout", "Stdout"),
 }
 
 

@@ -1,0 +1,159 @@
+"""What all targets on a disk share: steps in threads that can be given up, refusals, and writing that is durable."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from pillarbox import ConfigurationError, Reject, Session, log_fields
+from pillarbox.deliver import Message, settled, unavailable
+
+__all__ = [
+    "Steps",
+    "WithLF",
+    "make_folders",
+    "must_be_writable",
+    "reason_of",
+    "refuses_all",
+    "sync_folder",
+    "unknown_mailbox",
+    "write_all",
+]
+
+_log = logging.getLogger("pillarbox.deliver")
+_Result = TypeVar("_Result")
+
+# RFC 5321 4.2.3: "452 Requested action not taken: insufficient system storage", and RFC 3463 3.4 "X.3.1 Mail system
+# full"; for all else ``unavailable``. What exactly failed is for the log only.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def unknown_mailbox() -> Reject:
+    """Return the refusal for a recipient that has no mailbox."""
+    return Reject(550, "Error: no such mailbox here", enhanced="5.1.1")
+
+
+def refuses_all(refusal: Reject, message: Message) -> bool:
+    """Whether what is refused for one recipient must be refused for all, who then must not have the message.
+
+    In SMTP one reply is for all: a client that is told "later" sends the message to all of them again.
+    """
+    return not message.session.lmtp and (refusal.code or 450) < 500
+
+
+class Steps:
+    """The steps of one delivery that touch the disk: in threads, one at a time, and none after ``end``."""
+
+    def __init__(self, url: str, session: Session) -> None:
+        self._url = url
+        self._session = session
+        self._one_at_a_time = threading.Lock()
+        self.ended = False  # a step that takes long looks at it, and gives up
+
+    async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
+        """Run a step and return what it returns; an OSError goes to the log and becomes a Reject."""
+        try:
+            # A thread cannot be cancelled: shielded, it ends in peace, and ``end`` waits for it.
+            return await asyncio.shield(asyncio.to_thread(self._run, step, *arguments))
+        except OSError as error:
+            raise self.refusal(error) from error
+
+    def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
+        with self._one_at_a_time:
+            self.go_on()
+            return step(*arguments)
+
+    def go_on(self) -> None:
+        """Raise OSError where the delivery has been given up."""
+        if self.ended:
+            raise OSError(errno.ECANCELED, "the delivery was given up")
+
+    def unless_ended(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """Give blocks, until the delivery is given up; then raise OSError."""
+        for block in blocks:
+            self.go_on()
+            yield block
+
+    async def end(self, clean: Callable[[], None]) -> None:
+        """Run ``clean`` when no step runs any more; even if this wait is cut off."""
+        self.ended = True
+        await settled(asyncio.to_thread(self._clean, clean))
+
+    def _clean(self, clean: Callable[[], None]) -> None:
+        with self._one_at_a_time:
+            clean()
+
+    def refusal(self, error: OSError) -> Reject:
+        """Log an error of the disk, and return what the client is told."""
+        fields = log_fields(self._session, "deliver", "deliver")
+        _log.error("cannot store a message in %s: %s", self._url, error, extra=fields)
+        if error.errno in _FULL:
+            return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
+        return unavailable()
+
+
+class WithLF:
+    """Turns CRLF into LF, block by block; a CR at the end of a block waits for the next one."""
+
+    def __init__(self) -> None:
+        self._ends_with_cr = False
+
+    def __call__(self, block: bytes) -> bytes:
+        if self._ends_with_cr:
+            block = b"\r" + block
+        self._ends_with_cr = block.endswith(b"\r")
+        if self._ends_with_cr:
+            block = block[:-1]
+        return block.replace(b"\r\n", b"\n")
+
+    def rest(self) -> bytes:
+        """Return what still waits at the message's end."""
+        return b"\r" if self._ends_with_cr else b""
+
+
+# --- Files and folders
+
+
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write all of it, however little the system takes at once."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    if os.name == "nt":  # Windows opens no folders; its file systems log their own changes
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it, for the owner alone."""
+    for folder in (*reversed(path.parents), path):
+        if not folder.is_dir():
+            folder.mkdir(mode=0o700, exist_ok=True)
+            sync_folder(folder.parent)  # a message is only as durable as the folder that holds it
+
+
+def must_be_writable(folders: Iterable[Path]) -> None:
+    """Raise PermissionError for a folder that nothing can be put into."""
+    for folder in folders:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def reason_of(url: str, path: Path, error: OSError) -> ConfigurationError:
+    """Return what the operator is told of a path that cannot be used."""
+    reason = (error.strerror or str(error)).lower()
+    return ConfigurationError(f"{url}: {error.filename or path}: {reason}")
