@@ -27,7 +27,10 @@ PATIENCE_WITH_CLEANING = 5.0  # seconds
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
+    "lmtp": ("pillarbox.deliver.relay", "Relay"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
+    "smtp": ("pillarbox.deliver.relay", "Relay"),
+    "smtps": ("pillarbox.deliver.relay", "Relay"),
 }
 
 
