@@ -303,6 +303,7 @@ class TestRefusals:
             (b"452 full\r\n", "452 full"),
             (b"554\r\n", "554"),
             (b"530 5.7.0 authenticate first\r\n", NOT_NOW),
+            (b"503 5.5.1 bad sequence\r\n", "451 4.5.0 Error: the message cannot be handed on now, try again later"),
             (b"354 go on\r\n", "451 4.5.0 Error: the message cannot be handed on now, try again later"),
         ],
     )

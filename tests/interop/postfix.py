@@ -139,16 +139,21 @@ class Postfix:
         for name in ("main.cf", "master.cf"):
             os.utime(self._folder / name, (1, 1))  # it waits two seconds for a file that was written just now
 
+    @property
+    def path(self) -> Path:
+        """The Unix socket of its SMTP server."""
+        return self._folder / "queue/public/input"
+
     def connect(self) -> socket.socket:
         """Return a connection to its SMTP server, of which nothing is read yet."""
         connection = socket.socket(socket.AF_UNIX)
         connection.settimeout(PATIENCE)
-        connection.connect(str(self._folder / "queue/public/input"))
+        connection.connect(str(self.path))
         return connection
 
     def client(self) -> UnixSMTP:
         """Return a client of its SMTP server that has said EHLO."""
-        smtp = UnixSMTP(self._folder / "queue/public/input")
+        smtp = UnixSMTP(self.path)
         smtp.ehlo()
         return smtp
 

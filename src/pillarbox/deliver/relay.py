@@ -45,6 +45,8 @@ _LOST = {
 _NOT_NOW = "Error: the message cannot be handed on now, try again later"
 # RFC 4954 6: what these say (530, 534, 535, 538) is about our own login, of which the client can know nothing.
 _ABOUT_OUR_LOGIN = (530, 534, 535, 538)
+# RFC 5321 4.2.3: "502 Command not implemented", "503 Bad sequence of commands": of that the message is not guilty.
+_OUT_OF_TURN = (502, 503)
 
 
 class Relay(Target):
@@ -187,7 +189,7 @@ class Relay(Target):
             return self._lost(Lost(f"it said {reply}"), session)
         if reply.code in _ABOUT_OUR_LOGIN:
             return self._lost(Lost(f"it wants a login, or another one: {reply}", "4.3.5"), session)
-        if reply.code < 400:
+        if reply.code < 400 or reply.code in _OUT_OF_TURN:
             return self._lost(Lost(f"it said {reply} out of turn", "4.5.0"), session)
         status = _ENHANCED.match(reply.lines[0])
         enhanced = status[0] if status and status[1] == str(reply.code)[0] else None
