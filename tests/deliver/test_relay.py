@@ -272,6 +272,14 @@ class TestRefusals:
                 f"{target.url} (250 2.6.0 OK: message accepted)",
             ]
 
+    async def test_from_lmtp_to_smtp(self) -> None:
+        refuse = iter([b"250 ok\r\n", b"550 no\r\n", b"250 ok\r\n"])
+        async with next_server(RCPT=lambda _: next(refuse)) as there, relay(there.url()) as target:
+            session = session_for("b@x.example", "c@x.example", "d@x.example")
+            session.lmtp = True
+            place = f"{target.url} (250 queued as 1)"
+            assert shown(await target.deliver(message(SIMPLE, session=session))) == [place, "550 no", place]
+
     @pytest.mark.parametrize(
         ("codes", "heard"),
         [
@@ -353,9 +361,12 @@ class TestFaults:
             assert len(there.heard) == 1
             await there.heard[0].closed.wait() if fault is not HANGS else None
 
-    async def test_nobody_listens(self, unused_tcp_port: int) -> None:
+    async def test_nobody_listens(self, unused_tcp_port: int, caplog: pytest.LogCaptureFixture) -> None:
         async with relay(f"smtp://127.0.0.1:{unused_tcp_port}") as target:
             assert await refused(target) == UNREACHABLE
+        async with relay("smtp:/nowhere") as target:
+            assert await refused(target) == UNREACHABLE
+            assert "smtp:/nowhere: cannot connect: No such file or directory" in caplog.text
 
     async def test_what_failed_is_in_the_log_and_not_in_the_reply(self, caplog: pytest.LogCaptureFixture) -> None:
         async with next_server(greeting=b"554 secrets.example is closed\r\n") as there, relay(there.url()) as target:
@@ -821,6 +832,7 @@ class TestConfiguration:
             ("smtp://host/x", "write smtp://HOST:PORT"),
             ("smtp://host?x=y", "write smtp://HOST:PORT"),
             ("smtp://joe:s3cret@host:port", "'smtp://host:port': write"),
+            ("smtp:joe:s3cret@host", "'smtp:host': write"),
         ],
     )
     def test_wrong_urls(self, url: str, message: str) -> None:

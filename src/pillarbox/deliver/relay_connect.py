@@ -8,7 +8,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, cast
 
-from aiosmtplib import SMTP, SMTPAuthenticationError, SMTPException, SMTPHeloError, SMTPResponseException
+from aiosmtplib import (
+    SMTP,
+    SMTPAuthenticationError,
+    SMTPConnectError,
+    SMTPException,
+    SMTPHeloError,
+    SMTPResponseException,
+)
 
 from pillarbox.deliver.relay_client import LONGEST_LINE, Connection, Lost
 
@@ -118,4 +125,7 @@ def _handed_over(smtp: SMTP, place: Place) -> Connection:
 def _reason(error: Exception) -> str:
     if isinstance(error, SMTPResponseException):
         return f"it said {error.code} {' '.join(error.message.split())}"
+    cause = error.__cause__
+    if isinstance(error, SMTPConnectError) and isinstance(cause, OSError) and not isinstance(cause, SMTPException):
+        return f"cannot connect: {cause.strerror or cause}"
     return str(error) or type(error).__name__

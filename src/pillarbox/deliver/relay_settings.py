@@ -106,8 +106,11 @@ def parse_url(url: str) -> NextServer:
     if rest.startswith("//") and not rest.startswith("///"):
         return _on_a_host(scheme, rest)
     path = rest.removeprefix("//")
-    if not path or "\0" in path or scheme == "smtps":
-        raise _wrong(url.rpartition("@")[2], scheme)
+    forgotten = "@" in path and "/" not in path  # the slashes of smtp://joe:secret@host, and it would be shown
+    if not path or "\0" in path or forgotten or scheme == "smtps":
+        raise _wrong(f"{scheme}:{path.rpartition('@')[2]}", scheme)
+    if not hasattr(socket, "AF_UNIX"):
+        raise ConfigurationError(f"{url!r}: this system has no Unix sockets")
     return NextServer(url, scheme, path=str(Path(path).expanduser()))
 
 
