@@ -64,6 +64,7 @@ class Relay(Target):
         lmtp = self._server.scheme == "lmtp"
         self._verifies = settings.verify if settings.verify is not None else lmtp
         self._login_pause: tuple[float, Lost] | None = None
+        self._pool = Pool(self._connect, settings.connections, settings.idle)
 
     async def start(self) -> None:
         """Read the files that the settings name; the next server need not be there yet."""
@@ -73,12 +74,10 @@ class Relay(Target):
             raise ConfigurationError(f"{self.url} needs aiosmtplib: pip install 'pillarbox[smtp]'") from error
         self._place = await asyncio.to_thread(wanted.place, self._server, self.settings)
         self._open = connect
-        self._pool = Pool(self._connect, self.settings.connections, self.settings.idle)
 
     async def close(self) -> None:
         """Take leave of the next server."""
-        if hasattr(self, "_pool"):
-            await self._pool.close()
+        await self._pool.close()
 
     # --- The contract
 
@@ -98,24 +97,25 @@ class Relay(Target):
 
     async def deliver(self, message: Message) -> Sequence[str | Reject]:
         """Hand a message on; return for each recipient what the next server says."""
-        session = message.session
-        content = Content(message)
         try:
-            await content.read_ahead()
-            connection, answers = await self._with_connection(partial(self._begun, message, content))
-            try:
-                if None not in answers:
-                    return [answer for answer in answers if answer is not None]
-                replies = iter(await _sent(connection, content, session, answers.count(None)))
-            finally:
-                self._pool.give_back(connection)
+            return await self._handed_on(message)
         except Lost as lost:
-            raise self._lost(lost, session) from None
+            raise self._lost(lost, message.session) from None
         except BareNewline:
             # Only a server with bare_newline = "accept" lets them in. RFC 3463 3.7: "X.6.0 Other or undefined media
             # error".
             raise Reject(554, "Error: a message with a bare CR or LF cannot be handed on", enhanced="5.6.0") from None
-        return [answer or self._outcome(next(replies), session) for answer in answers]
+
+    async def _handed_on(self, message: Message) -> list[str | Reject]:
+        content = Content(message)
+        await content.read_ahead()
+        connection, answers = await self._with_connection(partial(self._begun, message, content))
+        try:
+            waiting = answers.count(None)
+            replies = iter(await _sent(connection, content, message.session, waiting) if waiting else ())
+        finally:
+            self._pool.give_back(connection)
+        return [answer or self._outcome(next(replies), message.session) for answer in answers]
 
     # --- With a connection
 
@@ -161,22 +161,22 @@ class Relay(Target):
         """Say MAIL, RCPT and DATA; return for each recipient its refusal, or None where the message may come."""
         session = message.session
         content.must_fit(connection.offers, session.envelope)
-        size = content.size
-        mail, rcpts = _commands(session.envelope, message.recipients, connection, size)
-        sender, replies = await connection.begin(mail, rcpts)
-        answers = [None if reply.ok else self._refusal(reply, session) for reply in replies]
-        if not sender.ok:
-            answers = [self._refusal(sender, session)] * len(message.recipients)
-        elif not session.lmtp:
-            answers = _all_or_none(answers, message.recipients)
-        if None not in answers:
-            await connection.reset()
-        elif session.envelope.body_type != "binarymime":
+        mail, rcpts = _commands(session.envelope, message.recipients, connection, content.size)
+        answers = self._answers(*await connection.begin(mail, rcpts), message)
+        if None in answers and session.envelope.body_type != "binarymime":
             go = await connection.data()
             if go.code != 354:
-                await connection.reset()
                 answers = [answer or self._refusal(go, session) for answer in answers]
+        if None not in answers:
+            await connection.reset()
         return answers
+
+    def _answers(self, sender: Reply, replies: Sequence[Reply], message: Message) -> list[Reject | None]:
+        session = message.session
+        if not sender.ok:
+            return [self._refusal(sender, session)] * len(message.recipients)
+        answers = [None if reply.ok else self._refusal(reply, session) for reply in replies]
+        return answers if session.lmtp else _all_or_none(answers, message.recipients)
 
     # --- What the client is told
 

@@ -140,11 +140,13 @@ class Connection:
             try:
                 async for block in blocks:
                     await self._push(dots.block(block), answers)
-                await self._push(dots.end(), answers)
             except _Answered:  # with 421, say (RFC 5321 3.8), or by going away
                 return answers.so_far()
-            answers.sending = False
-            return await answers.all()
+            end = dots.end()
+            if answers.done:
+                return answers.so_far()
+            self._write(end)
+            return await answers.all(self._limits.termination)
 
     async def send_chunks(self, blocks: AsyncIterable[bytes], recipients: int) -> list[Reply]:
         """Send the message by BDAT (RFC 3030 2), octet by octet as it is; otherwise like ``send``."""
@@ -155,8 +157,14 @@ class Connection:
                 return [reply] * (recipients if self.lmtp else 1)
         async with _Answers(self, recipients) as answers:
             self._write(b"BDAT 0 LAST\r\n")
-            answers.sending = False
-            return await answers.all()
+            return await answers.all(self._limits.termination)
+
+    def note(self, replies: Sequence[Reply]) -> None:
+        """Take the replies to a message into account: whether another may follow."""
+        self.refusals += sum(not reply.ok for reply in replies)
+        # A refusal before all of the message has left, and what is left would be taken for commands.
+        sent = not self._writer.transport.get_write_buffer_size()
+        self.clean = sent and all(reply.code != 421 for reply in replies)
 
     # --- Its end
 
@@ -246,7 +254,7 @@ class _Answers:
     """The replies to a message. They are read from its first octet on: a server may end it at any time with 421."""
 
     def __init__(self, connection: Connection, recipients: int) -> None:
-        self.sending = True
+        self._sending = True
         self._connection = connection
         # RFC 2033 4.2: after the final "." an LMTP server returns one reply for each RCPT that was successful.
         self._wanted = recipients if connection.lmtp else 1
@@ -270,7 +278,7 @@ class _Answers:
 
     def _stop_sending(self, _: object) -> None:
         """Wake who waits until a server reads on that has answered already."""
-        if self.sending:
+        if self._sending:
             self._connection.abort()
 
     @property
@@ -281,12 +289,12 @@ class _Answers:
         """Give what has arrived the time to be read."""
         await asyncio.wait([self._task], timeout=0.1)
 
-    async def all(self) -> list[Reply]:
-        """Wait for the replies; raise Lost where not one comes."""
-        await asyncio.wait([self._task], timeout=self._connection._limits.termination)  # noqa: SLF001
+    async def all(self, limit: float) -> list[Reply]:
+        """Wait for the replies, now that the end of the message was written; raise Lost where not one comes."""
+        self._sending = False
+        await asyncio.wait([self._task], timeout=limit)
         replies = self.so_far()
-        self._connection.clean = GONE not in replies and all(reply.code != 421 for reply in replies)
-        self._connection.refusals += sum(not reply.ok for reply in replies)
+        self._connection.note(replies)
         return replies
 
     def so_far(self) -> list[Reply]:
@@ -294,6 +302,6 @@ class _Answers:
         if self._replies:
             missing = [GONE] * (self._wanted - len(self._replies))
             # What was accepted before it was whole is not what was sent.
-            return [GONE if self.sending and reply.ok else reply for reply in self._replies] + missing
+            return [GONE if self._sending and reply.ok else reply for reply in self._replies] + missing
         error = self._task.exception() if self._task.done() and not self._task.cancelled() else None
         raise error or Lost("it does not answer the message")
