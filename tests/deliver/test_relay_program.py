@@ -17,51 +17,51 @@ WAIT = 20.0
 CONTENT = b"Subject: a test\r\n\r\n.\r\nHello.\r\n"
 
 
-@pytest.fixture
-def inside(start: Start, tmp_path: Path) -> Program:
-    """The next server: a program that stores mail for three users in a Maildir each, and knows nobody else."""
-    (tmp_path / "inside.toml").write_text("""
-        [server]
-        name = "inside.example.com"
-        hide_enhanced_status_codes = false
-        [[listen]]
-        address = "unix:smtp"
-        [[listen]]
-        address = "unix:lmtp"
-        lmtp = true
-        [access]
-        accept = ["ann@example.com", "bob@example.com", "full@example.com"]
-        [[deliver]]
-        url = "maildir:mail"
-        recipients = ["*", "!full@*"]
-        [[deliver]]
-        url = "smtp:nobody-listens-here"
-        recipients = ["full@*"]
-    """)
-    program = start("--config", "inside.toml")
-    program.line("listening on .*lmtp")
-    return program
+# The next server: it stores mail for three users, and knows nobody else.
+INSIDE = """
+    [[listen]]
+    address = "unix:smtp"
+    name = "inside.example.com"
+    accept = ["ann@example.com", "bob@example.com", "full@example.com"]
+    [[listen]]
+    address = "unix:lmtp"
+    lmtp = true
+    name = "inside.example.com"
+    accept = ["ann@example.com", "bob@example.com", "full@example.com"]
+    [[deliver]]
+    url = "maildir:mail"
+    recipients = ["*", "!full@*"]
+    listeners = ["unix:smtp", "unix:lmtp"]
+    [[deliver]]
+    url = "smtp:nobody-listens-here"
+    recipients = ["full@*"]
+    listeners = ["unix:smtp", "unix:lmtp"]
+"""
+# The server before it.
+EDGE = """
+    [[listen]]
+    address = "127.0.0.1:0"
+    name = "edge.example.com"
+    [[listen]]
+    address = "unix:edge-lmtp"
+    lmtp = true
+    name = "edge.example.com"
+    [[deliver]]
+    listeners = ["127.0.0.1:0", "unix:edge-lmtp"]
+"""
+CODES = """
+    [server]
+    hide_enhanced_status_codes = false
+"""
 
 
 @pytest.fixture
-def edge(start: Start, inside: Program, tmp_path: Path) -> Callable[..., Program]:
-    """What starts a program in front of it."""
+def edge(start: Start, tmp_path: Path) -> Callable[..., Program]:
+    """What starts the program: as an edge, and behind its own Unix sockets as the next server."""
 
-    def started(url: str, *settings: str) -> Program:
-        lines = "\n".join(settings)
-        (tmp_path / "edge.toml").write_text(f"""
-            [server]
-            name = "edge.example.com"
-            hide_enhanced_status_codes = false
-            [[listen]]
-            address = "127.0.0.1:0"
-            [[listen]]
-            address = "unix:edge-lmtp"
-            lmtp = true
-            [[deliver]]
-            url = "{url}"
-            {lines}
-        """)
+    def started(url: str, *settings: str, inside: str = INSIDE) -> Program:
+        lines = "\n".join([CODES, inside, EDGE, f'url = "{url}"', *settings])
+        (tmp_path / "edge.toml").write_text(lines)
         program = start("--config", "edge.toml")
         program.line("listening on .*edge-lmtp")
         return program
@@ -143,10 +143,11 @@ def test_in_lmtp_each_has_its_reply(edge: Callable[..., Program], tmp_path: Path
     assert len(stored(tmp_path)) == 1
 
 
-def test_a_next_server_that_is_gone_and_comes_back(
-    edge: Callable[..., Program], inside: Program, start: Start, tmp_path: Path
-) -> None:
-    with Client(port_of(edge("smtp:smtp"))) as client:
+def test_a_next_server_that_is_gone_and_comes_back(edge: Callable[..., Program], start: Start, tmp_path: Path) -> None:
+    (tmp_path / "inside.toml").write_text(CODES + INSIDE)
+    inside = start("--config", "inside.toml")
+    inside.line("listening on .*lmtp")
+    with Client(port_of(edge("smtp:smtp", inside=""))) as client:
         client.sendmail("a@example.org", ["ann@example.com"], CONTENT)
         inside.end()
         with pytest.raises(smtplib.SMTPDataError) as refused:
