@@ -672,9 +672,23 @@ class TestLogin:
             with pytest.raises(ValueError, match="could leave in plain text"):
                 target_from_url(there.url(), login | {"tls": "if-offered"})
 
-    async def test_not_offered(self) -> None:
-        async with next_server() as there, relay(there.url(), username="edge", password="x") as target:
-            assert await refused(target) == UNREACHABLE
+    @pytest.mark.parametrize(
+        ("hello", "auth", "heard"),
+        [
+            (b"250 next.example\r\n", b"", NOT_NOW),
+            (b"250-next.example\r\n250 AUTH X-UNKNOWN\r\n", b"", NOT_NOW),
+            (b"250-next.example\r\n250 AUTH PLAIN\r\n", b"454 4.7.0 later\r\n", NOT_NOW),
+            (b"250-next.example\r\n250 AUTH CRAM-MD5\r\n", b"334 no base64\r\n", NOT_NOW),
+            (b"250-next.example\r\n250 AUTH PLAIN\r\n", CLOSES, UNREACHABLE),
+        ],
+    )
+    async def test_what_else_goes_wrong(self, hello: bytes, auth: bytes, heard: str) -> None:
+        async with (
+            next_server(EHLO=hello, AUTH=auth) as there,
+            relay(there.url(), username="edge", password="x") as target,
+        ):
+            assert [await refused(target) for _ in range(2)] == [heard] * 2
+            assert len(there.heard) == 2  # it is tried again
 
 
 class TestExtensions:
@@ -764,6 +778,40 @@ class TestExtensions:
                 assert (await client.data(b"x\r\n")).code == 250
             assert [(each.envelope.dsn, each.envelope.rcpt_to[0].dsn) for each in inbox] == front
             assert front[0][0].envid == "a+b"
+
+    @pytest.mark.parametrize(
+        ("mail", "rcpt", "offered", "without"),
+        [
+            ("MT-PRIORITY=3", "", "MT-PRIORITY", None),
+            ("BY=120;N", "", "DELIVERBY", None),
+            ("BY=120;R", "", "DELIVERBY 60", "550 5.3.3 Error: the next server does not offer DELIVERBY"),
+            ("HOLDFOR=60", "", "FUTURERELEASE", "550 5.3.3 Error: the next server does not offer FUTURERELEASE"),
+            ("", "RRVS=2014-04-03T23:01:00Z;C", "RRVS", None),
+            ("", "RRVS=2014-04-03T23:01:00Z", "RRVS", "550 5.3.3 Error: the next server does not offer RRVS"),
+        ],
+    )
+    async def test_wishes(self, mail: str, rcpt: str, offered: str, without: str | None) -> None:
+        async def on_data(stream: MessageStream, session: Session) -> None:
+            [answer] = await target.deliver(message(await stream.read(), session=session))
+            if isinstance(answer, Reject):
+                raise answer
+
+        front = {"deliver_by": True, "future_release": 600, "mt_priority": True, "rrvs": True, "on_data": on_data}
+        for is_offered in (True, False):
+            hello = f"250-next.example\r\n250 {offered if is_offered else 'X'}\r\n".encode()
+            async with next_server(EHLO=hello) as there, relay(there.url()) as target, serving(**front) as served:
+                client = await served.hello()
+                assert (await client.command(f"MAIL FROM:<a@b.c> {mail}".strip())).code == 250
+                assert (await client.command(f"RCPT TO:<b@x.example> {rcpt}".strip())).code == 250
+                answer = await client.data(b"x\r\n")
+                if is_offered or without is None:
+                    assert answer.code == 250
+                    wishes = (f" {mail}".rstrip(), f" {rcpt}".rstrip()) if is_offered else ("", "")
+                    said = [f"MAIL FROM:<a@b.c>{wishes[0]}", f"RCPT TO:<b@x.example>{wishes[1]}"]
+                    assert there.heard[0].commands[1:3] == said
+                else:
+                    assert str(answer) == without.replace("5.3.3 ", "")
+                    assert there.heard[0].verbs() == ["EHLO"]
 
     async def test_binary(self) -> None:
         octets = b"a\0\n\r.\r\n.\r\n" * 1000

@@ -101,10 +101,13 @@ async def _logged_in(smtp: SMTP, place: Place) -> None:
         raise Lost("it offers no TLS, without which the password is not sent", "4.7.4")
     try:
         await smtp.login(place.login.username, place.login.password)
+    except ConnectionError:
+        raise
     except SMTPAuthenticationError as error:
-        if error.code < 500:
-            raise
-        raise LoginRefused(f"it refuses the login: {error.code} {error.message}", "4.3.5") from error
+        kind = LoginRefused if error.code >= 500 else Lost
+        raise kind(f"it refuses the login: {error.code} {error.message}", "4.3.5") from error
+    except SMTPException as error:
+        raise Lost(f"cannot log in: {error}", "4.3.5") from error
 
 
 def _handed_over(smtp: SMTP, place: Place) -> Connection:
