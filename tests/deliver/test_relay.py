@@ -825,6 +825,17 @@ class TestExtensions:
             heard = await refused(target, octets, session=session)
             assert heard == "554 5.6.3 Error: the next server does not take BODY=BINARYMIME"
 
+    async def test_binary_that_is_refused_in_the_middle(self) -> None:
+        hello = b"250-next.example\r\n250-CHUNKING\r\n250 BINARYMIME\r\n"
+        async with (
+            next_server(LHLO=hello, BDAT=b"552 5.3.4 too large\r\n") as there,
+            relay(there.url("lmtp")) as target,
+        ):
+            session = session_for("b@x.example", "c@x.example", body_type="binarymime")
+            answers = await target.deliver(message(b"abc", session=session))
+            assert shown(answers) == ["552 5.3.4 too large"] * 2
+            await there.heard[0].closed.wait()
+
     async def test_a_bare_newline_is_not_handed_on(self) -> None:
         async with relayed(bare_newline="accept") as (target, inbox, _):
             heard = await refused(target, b"a\n.\r\nMAIL FROM:<x@y.example>\r\n")
@@ -912,6 +923,10 @@ class TestConfiguration:
     def test_what_does_not_fit(self, url: str, settings: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
             target_from_url(url, settings)
+
+    def test_a_password_of_the_wrong_type_is_not_shown(self) -> None:
+        with pytest.raises(ValueError, match=r"^password: should be a valid string$"):
+            target_from_url("smtp://joe@h", {"password": 271828})
 
     @pytest.mark.parametrize(
         ("settings", "message"),
