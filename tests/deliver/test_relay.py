@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,7 +16,7 @@ from typing import Any
 import pytest
 
 from messages import begun, message, session_for
-from next_server import CLOSES, HANGS, next_server
+from next_server import CLOSES, EHLO, HANGS, next_server
 from pillarbox import MessageStream, Recipient, Reject, Session
 from pillarbox.cli.config import effective
 from pillarbox.deliver import relay as relay_module
@@ -448,15 +450,6 @@ class TestConnections:
                 assert shown(await target.deliver(message(SIMPLE))) == [f"{target.url} (250 queued as 1)"]
             assert [heard.ended for heard in there.heard] == [True, True]
 
-    async def test_one_that_the_server_closed_while_it_was_idle(self) -> None:
-        async with relayed(socket_timeout=0.2) as (target, inbox, served):
-            await target.deliver(message(SIMPLE))
-            async with asyncio.timeout(5):
-                while served.server.connections:
-                    await asyncio.sleep(0.02)
-            await target.deliver(message(SIMPLE))
-            assert len(inbox) == 2
-
     async def test_a_server_that_says_421_to_everyone(self) -> None:
         async with next_server(MAIL=b"421 go away\r\n") as there, relay(there.url()) as target:
             assert await refused(target) == LOST
@@ -492,6 +485,57 @@ class TestConnections:
             await asyncio.sleep(0)
             assert await refused(target) == "451 4.3.2 Error: the message cannot be handed on now, try again later"
             assert await first == LOST
+
+
+@on_both_loops
+async def test_a_connection_that_the_server_closed_while_it_was_idle() -> None:
+    async with relayed(socket_timeout=0.2) as (target, inbox, served):
+        await target.deliver(message(SIMPLE))
+        async with asyncio.timeout(5):
+            while served.server.connections:
+                await asyncio.sleep(0.02)
+        await asyncio.sleep(0.02)
+        await target.deliver(message(SIMPLE))
+        assert len(inbox) == 2
+
+
+@pytest.mark.parametrize("scheme", ["smtp", "lmtp"])
+@on_both_loops
+async def test_whatever_goes_wrong_it_ends_and_leaves_nothing(scheme: str) -> None:
+    chance = random.Random(6)
+    faults = (CLOSES, HANGS, b"421 x\r\n", b"what\r\n", b"450 x\r\n", b"550 x\r\n", b"354 x\r\n", b"250 1\r\n250 2\r\n")
+
+    def sometimes(usual: bytes) -> Any:
+        return lambda _: chance.choice(faults) if chance.random() < 0.07 else usual
+
+    usual = {"greeting": b"220 x\r\n", "EHLO": EHLO, "LHLO": EHLO, "DATA": b"354 x\r\n"}
+    answers = dict.fromkeys(("MAIL", "RCPT", "RSET", "end"), b"250 ok\r\n") | usual
+    settings = {"connections": 4, "idle": 0.05}
+    outcomes: Counter[str] = Counter()
+
+    async def deliver(target: Relay) -> None:
+        session = session_for("b@x.example", "c@x.example")
+        session.lmtp = chance.random() < 0.5
+        octets = [SIMPLE] if chance.random() < 0.8 else [TestStreaming.BLOCK] * 6
+        error = ConnectionError("gone") if chance.random() < 0.1 else None
+        task = asyncio.ensure_future(target.deliver(message(*octets, session=session, error=error)))
+        if chance.random() < 0.15:
+            await asyncio.sleep(chance.random() / 50)
+            task.cancel()
+        await asyncio.wait([task])
+        if task.cancelled() or task.exception() is not None:
+            assert task.cancelled() or isinstance(task.exception(), Reject | ConnectionError)
+            outcomes["failed"] += 1
+        else:
+            outcomes["delivered" if all(isinstance(answer, str) for answer in task.result()) else "refused"] += 1
+
+    async with next_server(**{name: sometimes(each) for name, each in answers.items()}) as there:
+        async with relay(there.url(scheme), QUICK, **settings) as target, asyncio.timeout(20):
+            await asyncio.gather(*(deliver(target) for _ in range(150)))
+            assert target._pool._places._value == 4
+        assert not target._pool._idle
+        assert not target._pool._leaving
+        assert min(outcomes[each] for each in ("failed", "delivered", "refused"))
 
 
 class TestVerify:

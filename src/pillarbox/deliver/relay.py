@@ -16,7 +16,7 @@ from pillarbox import ConfigurationError, Reject, log_fields
 from pillarbox.deliver import Target
 from pillarbox.deliver import relay_settings as wanted
 from pillarbox.deliver.dots import BareNewline
-from pillarbox.deliver.relay_client import Lost
+from pillarbox.deliver.relay_client import GONE, Lost
 from pillarbox.deliver.relay_commands import mail_command, rcpt_command
 from pillarbox.deliver.relay_content import Content
 from pillarbox.deliver.relay_pool import Pool
@@ -186,7 +186,7 @@ class Relay(Target):
     def _refusal(self, reply: Reply, session: Session) -> Reject:
         """Return the next server's refusal as ours: its code and text, without what is between it and us alone."""
         if reply.code == 421:  # ours would end the client's connection too
-            return self._lost(Lost(f"it said {reply}"), session)
+            return self._lost(Lost("not all of its replies came" if reply is GONE else f"it said {reply}"), session)
         if reply.code in _ABOUT_OUR_LOGIN:
             return self._lost(Lost(f"it wants a login, or another one: {reply}", "4.3.5"), session)
         if reply.code < 400 or reply.code in _OUT_OF_TURN:

@@ -17,7 +17,7 @@ from pillarbox.deliver.dots import Dots
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Mapping, Sequence
 
-__all__ = ["LIMITS", "LONGEST_LINE", "Connection", "Limits", "Lost", "Reply"]
+__all__ = ["GONE", "LIMITS", "LONGEST_LINE", "Connection", "Limits", "Lost", "Reply"]
 
 LONGEST_LINE = 8192  # octets; RFC 5321 4.5.3.1.5 has 512, and servers that go beyond it exist
 _MOST_LINES = 100
@@ -72,7 +72,8 @@ class Reply(NamedTuple):
         return f"{self.code} {' '.join(self.lines)}"
 
 
-GONE = Reply(421, ("the connection was lost before this reply",))
+# Stands for a reply that did not come.
+GONE = Reply(421, ())
 
 
 class Connection:
@@ -194,18 +195,20 @@ class Connection:
         return await self._reply(self._limits.command)
 
     def _write(self, octets: bytes) -> None:
+        if self._writer.transport.is_closing():  # where uvloop would raise a RuntimeError
+            raise Lost("it closed the connection")
         self._writer.write(octets)
 
     async def _push(self, octets: bytes, answers: _Answers) -> None:
         if answers.done:
             raise _Answered
-        self._write(octets)
         try:
+            self._write(octets)
             async with asyncio.timeout(self._limits.block):
                 await self._writer.drain()
         except TimeoutError as error:
             raise Lost("it does not read the message") from error
-        except OSError as error:
+        except (OSError, Lost) as error:
             await answers.settle()
             if answers.done:
                 raise _Answered from error
