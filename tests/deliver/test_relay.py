@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import re
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +25,7 @@ from pillarbox.deliver import relay_pool, relay_settings, target_from_url
 from pillarbox.deliver.relay import Relay
 from pillarbox.deliver.relay_client import Limits
 from pillarbox.deliver.relay_content import READ_AHEAD
-from support import Inbox, Served, Sessions, ca_pem, on_both_loops, pem, serving
+from support import Inbox, Served, Sessions, ca_pem, issued, on_both_loops, pem, serving
 
 SIMPLE = b"Subject: x\r\n\r\n.\r\n..\r\nHello.\r\n"
 UNREACHABLE = "451 4.4.1 Error: the next server cannot be reached, try again later"
@@ -610,6 +611,36 @@ async def test_tls_with_a_verified_certificate(scheme: str, ca: str) -> None:
             await target.deliver(message(SIMPLE * 10_000))
         assert [each.content for each in inbox] == [SIMPLE * 10_000] * 2
         assert [session.secure for session in sessions] == [True]
+
+
+@on_both_loops
+async def test_nothing_said_before_the_handshake_counts_after_it() -> None:
+    """Who stands between cannot put replies in front of the server's own (CVE-2021-38371 and its like)."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async def say(octets: bytes) -> None:
+            writer.write(octets)
+            heard.append(await reader.readline())
+
+        await say(b"220 next.example\r\n")
+        await say(b"250-next.example\r\n250-X-BEFORE\r\n250 STARTTLS\r\n")
+        writer.write(b"220 go on\r\n250-evil.example\r\n250-SIZE\r\n250 SMTPUTF8\r\n250 ok\r\n")
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issued("localhost").configure_cert(context)
+        await writer.start_tls(context)
+        heard.append(await reader.readline())
+        await say(b"250 next.example\r\n")
+        writer.write(b"550 not today\r\n")
+        heard.append(await reader.readline())
+        await say(b"250 ok\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with server, relay(f"smtp://localhost:{server.sockets[0].getsockname()[1]}") as target:
+        assert shown(await target.deliver(message(SIMPLE))) == ["550 not today"]
+    assert [line.split()[0] for line in heard] == [b"EHLO", b"STARTTLS", b"EHLO", b"MAIL", b"RSET", b"QUIT"]
+    assert heard[3] == b"MAIL FROM:<a@example.org>\r\n"
 
 
 class TestTLS:
