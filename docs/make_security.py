@@ -107,6 +107,13 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "A second signal ends at once, and leaves no half-written message to a reader.",
         "With good and hostile clients at once nothing grows and no message is lost.",
     ),
+    "Handing on": (
+        "A message that is handed on ends where it ended: dots are doubled, and CR and LF leave as CRLF only.",
+        "What does not come to its end here is not ended at the next server: it keeps nothing of it.",
+        "250 says that the next server has said it; what goes wrong on the way is 451.",
+        "A password goes to the next server under TLS only, or on this host, or where that is allowed.",
+        "A message that loops ends.",
+    ),
     "Storage": (
         "No file name is made of what a client says, but of a recipient where the path asks for it: one harmless name.",
         "No text of a client breaks out of a header field that the program adds.",

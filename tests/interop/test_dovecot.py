@@ -8,7 +8,7 @@ import os
 import shutil
 import smtplib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ class Dovecot:
 
     submission: int
     lmtp: int
+    mail: Path  # a Maildir for each user
 
 
 def dovecot_program() -> str:
@@ -79,11 +80,17 @@ def users() -> tuple[str, str, str]:
 
 @contextmanager
 def dovecot(
-    *lines: str, passdb: str = f"password={PASSWORD}", trusted: Path | None = None, host: str = HOST
+    *lines: str,
+    passdb: str = f"password={PASSWORD}",
+    trusted: Path | None = None,
+    host: str = HOST,
+    certified: Mapping[str, bytes] | None = None,
+    known: Sequence[str] = (),
 ) -> Iterator[Dovecot]:
     """Run Dovecot with these lines in its configuration.
 
-    passdb: what a user's login leads to. trusted: the authority of the server's certificate.
+    passdb: what a user's login leads to. trusted: the authority of the server's certificate. certified: Dovecot's own
+    key and certificate, in PEM form; then it wants TLS. known: who has a mailbox; everybody, where nobody is named.
     """
     command = dovecot_program()
     # Not tmp_path: Unix sockets want short paths, and Dovecot's users have to get there.
@@ -96,6 +103,14 @@ def dovecot(
     if trusted is not None:
         shutil.copyfile(trusted, folder / "ca.pem")
         lines += (f"ssl_client_ca_file = {folder}/ca.pem",)
+    for name, octets in (certified or {}).items():
+        (folder / name).write_bytes(octets)
+        lines += ("ssl = required", f"ssl_{name} = <{folder}/{name}")
+    fields = f"uid={user} gid={group} home={mail}/%u"
+    userdb = f"driver = static\n    args = {fields} allow_all_users=yes"
+    if known:
+        (folder / "users").write_text("".join(f"{name}:::::\n" for name in known))
+        userdb = f"driver = passwd-file\n    args = {folder}/users\n    default_fields = {fields}"
     more = "\n".join(lines)
     with reserved_port(host) as submission, reserved_port(host) as lmtp:
         (folder / "dovecot.conf").write_text(f"""
@@ -117,8 +132,7 @@ passdb {{
     args = {passdb}
 }}
 userdb {{
-    driver = static
-    args = uid={user} gid={group} home={mail}/%u allow_all_users=yes
+    {userdb}
 }}
 service anvil {{
     chroot =
@@ -141,7 +155,7 @@ service lmtp {{
         try:
             with Background(command, "-F", "-c", folder / "dovecot.conf", folder=folder) as process:
                 process.line("starting up for submission, lmtp")
-                yield Dovecot(submission, lmtp)
+                yield Dovecot(submission, lmtp, mail)
         finally:
             shutil.rmtree(folder)
 

@@ -27,9 +27,12 @@ PATIENCE_WITH_CLEANING = 5.0  # seconds
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
+    "lmtp": ("pillarbox.deliver.relay", "Relay"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
     "mbox": ("pillarbox.deliver.mbox", "Mbox"),
     "pipe": ("pillarbox.deliver.pipe", "Pipe"),
+    "smtp": ("pillarbox.deliver.relay", "Relay"),
+    "smtps": ("pillarbox.deliver.relay", "Relay"),
     "stdout": ("pillarbox.deliver.stdout", "Stdout"),
 }
 

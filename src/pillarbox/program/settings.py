@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from pillarbox import ConfigurationError
 
@@ -39,7 +39,13 @@ def _problem(model: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key} is missing"
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return f"{key}: {reason}{_shown(first['input'])}" if key else reason
+    shown = "" if _is_secret(model, key) else _shown(first["input"])
+    return f"{key}: {reason}{shown}" if key else reason
+
+
+def _is_secret(model: type[BaseModel], key: str) -> bool:
+    field = model.model_fields.get(key)
+    return field is not None and SecretStr in (field.annotation, *get_args(field.annotation))
 
 
 def _shown(value: Any) -> str:
