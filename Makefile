@@ -27,6 +27,7 @@ format: $(VENV)/ready
 docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_replies.py
+	$(BIN)/python docs/make_webhook.py
 	$(BIN)/python docs/make_speed.py
 	$(BIN)/python docs/make_soak.py
 	$(BIN)/python docs/make_differences.py

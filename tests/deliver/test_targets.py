@@ -24,7 +24,7 @@ class TestTable:
         assert target.url == url
 
     def test_every_scheme_can_be_imported(self) -> None:
-        assert known_schemes() == ("discard", "maildir")
+        assert known_schemes() == ("discard", "http", "https", "maildir")
         assert target_from_url("discard:")
 
     def test_making_one_touches_nothing(self, tmp_path: Path) -> None:
@@ -36,9 +36,9 @@ class TestTable:
         [
             (
                 "maildr:x",
-                r"unknown scheme 'maildr': did you mean 'maildir'\? \(known: discard:, maildir:\)",
+                r"unknown scheme 'maildr': did you mean 'maildir'\? \(known: discard:, http:, https:, maildir:\)",
             ),
-            ("gopher://x", r"unknown scheme 'gopher' \(known: discard:, maildir:\)"),
+            ("gopher://x", r"unknown scheme 'gopher' \(known: discard:, http:, https:, maildir:\)"),
             ("Maildir", r"'Maildir' is no target: write SCHEME:…, for example maildir:Maildir"),
             ("", "is no target"),
             (":x", "unknown scheme ''"),

@@ -27,6 +27,8 @@ PATIENCE_WITH_CLEANING = 5.0  # seconds
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
+    "http": ("pillarbox.deliver.webhook", "Webhook"),
+    "https": ("pillarbox.deliver.webhook", "Webhook"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
 }
 
