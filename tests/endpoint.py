@@ -1,4 +1,4 @@
-"""An HTTP server for tests of webhooks: it keeps what it gets and answers what the test says."""
+"""Webhooks and their other end: an HTTP server that keeps what it gets and answers what the test says."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ from email import message_from_bytes
 from typing import Any
 
 from aiohttp import web
+
+from messages import message
+from pillarbox import Reject, Session
+from pillarbox.deliver import target_from_url
+from pillarbox.deliver.webhook import Webhook
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of thirty-two octets...").decode()
 OTHER_SECRET = "whsec_" + base64.b64encode(b"another secret, of 32 octets too").decode()
@@ -119,3 +124,42 @@ async def endpoint(
         yield served
     finally:
         await runner.cleanup()
+
+
+# --- The target
+
+HELLO = (
+    b"Return-Path: <a@example.org>\r\nFrom: Ann <a@example.org>\r\nTo: b@example.com\r\n"
+    b"Subject: =?utf-8?q?Gr=C3=BC=C3=9Fe?=\r\nDate: Mon, 23 Nov 2026 09:00:00 +0100\r\n"
+    b"Message-ID: <1@example.org>\r\n\r\nHello.\r\n"
+)
+NOT_NOW = "451 4.3.0 Error: the message cannot be stored now, try again later"
+
+
+@asynccontextmanager
+async def webhook(url: str, **settings: Any) -> AsyncIterator[Webhook]:
+    target = target_from_url(url, settings)
+    assert isinstance(target, Webhook)
+    await target.start()
+    try:
+        yield target
+    finally:
+        await target.close()
+
+
+async def posted(content: bytes = HELLO, session: Session | None = None, **settings: Any) -> Got:
+    """Deliver one message that is accepted; return the request."""
+    async with endpoint() as there, webhook(there.url, **settings) as target:
+        answers = await target.deliver(message(content, session=session))
+        assert all(isinstance(answer, str) and there.url in answer for answer in answers)
+    [got] = there.got
+    return got
+
+
+async def refused(target: Webhook, content: bytes = HELLO, session: Session | None = None) -> str:
+    try:
+        [answer] = await target.deliver(message(content, session=session))
+    except Reject as refusal:
+        return str(refusal)
+    assert isinstance(answer, Reject)
+    return str(answer)

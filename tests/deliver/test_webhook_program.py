@@ -13,7 +13,7 @@ from pathlib import Path
 import trustme
 from aiohttp import web
 
-from endpoint import SECRET, answering, endpoint
+from endpoint import OTHER_SECRET, SECRET, answering, endpoint
 from program import Program, Start
 from support import Client
 
@@ -202,6 +202,23 @@ async def _replies(reader: asyncio.StreamReader, *codes: int) -> None:
         if not line:
             raise EOFError
         assert line.startswith(b"%d" % code), line
+
+
+async def test_a_reload_reads_the_secrets_again(start: Start, tmp_path: Path) -> None:
+    file = tmp_path / "secret"
+    file.write_text(SECRET)
+    async with (
+        endpoint() as there,
+        serving(start, tmp_path, there.url, 'secret_file = "secret"\nformat = "json"') as program,
+    ):
+        port = await asyncio.to_thread(program.port)
+        assert await send(port) is None
+        file.write_text(f"{OTHER_SECRET}\n{SECRET}\n")
+        program.process.send_signal(signal.SIGHUP)
+        await asyncio.to_thread(program.line, "^reloaded$")
+        assert await send(port) is None
+    signed = [[got.is_signed_as(got.body, secret) for secret in (SECRET, OTHER_SECRET)] for got in there.got]
+    assert signed == [[True, False], [True, True]]
 
 
 async def test_what_is_wrong_ends_the_program_with_one_message(start: Start, tmp_path: Path) -> None:

@@ -52,7 +52,15 @@ class Webhook(Target):
         self._full_url = url
         self._keys = [secret_key(secret) for secret in settings.secrets]
         self._folder = _path(settings.folder)
+        files = (settings.secret_file, settings.ca, settings.cert, settings.key)
+        self.made_from = (url, *map(_looks, files))  # not to be shown
         self._endpoint: Endpoint | None = None
+
+    def same_as(self, other: Target) -> bool:
+        """Whether the other has the same secrets and certificates too, also those in files."""
+        if not isinstance(other, Webhook) or not super().same_as(other):
+            return False
+        return self.made_from == other.made_from
 
     async def start(self) -> None:
         """Read secrets and certificates, and look at the folder; the endpoint is asked with the first message only."""
@@ -176,6 +184,16 @@ def _path(text: str | None) -> Path | None:
         return Path(text).expanduser() if text is not None else None
     except RuntimeError as error:
         raise ConfigurationError(f"{text}: there is no such home directory") from error
+
+
+def _looks(text: str | None) -> tuple[int, ...] | None:
+    """Return what changes with a file."""
+    path = _path(text)
+    try:
+        status = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
 
 
 def _identifier(message: Message) -> str:
