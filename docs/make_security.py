@@ -99,6 +99,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Nothing is lost": (
         "250 means that the program has the message on the disk: file and folder entry.",
         "kill -9 at any moment loses no message that got 250, and leaves no torn one.",
+        "A webhook's message gets 250 when its endpoint has answered 2xx, and not before, kill -9 or not.",
         "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays.",
         "A client that disappears within a message leaves no message.",
         "A signal to end lets running transactions finish; idle clients get 421.",
@@ -108,6 +109,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Storage": (
         "No file name is made of what a client says.",
         "No text of a client breaks out of a header field that the program adds.",
+        "What is looked for in a message for a webhook takes bounded time and memory.",
     ),
     "The program": (
         "It does not start as an open relay.",

@@ -56,6 +56,9 @@ class TestConnections:
                 await direct.deliver(message(HELLO))
         assert proxy.got[0].headers["Host"] == "hooks.invalid"
 
+    @pytest.mark.promises(
+        "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
+    )
     async def test_headers_are_sent_and_never_shown(self, caplog: pytest.LogCaptureFixture) -> None:
         caplog.set_level(logging.DEBUG)
         headers = {"Authorization": "Bearer xyzzy", "X-Tenant": "7"}

@@ -263,6 +263,7 @@ class TestLimits:
         content = found(octets)
         assert (content.text, len(content.headers[0][1])) == ("ä", len(octets) - 20)
 
+    @pytest.mark.promises("Storage", "What is looked for in a message for a webhook takes bounded time and memory.")
     @pytest.mark.parametrize(
         "octets",
         [
@@ -282,7 +283,7 @@ class TestLimits:
     def test_nothing_takes_long(self, octets: bytes) -> None:
         begun = time.process_time()
         event(octets)
-        assert time.process_time() - begun < 3  # here all take less than 0.2 s
+        assert time.process_time() - begun < 5  # here all take less than 0.4 s
 
 
 class TestFields:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+import pytest
 import trustme
 from aiohttp import web
 
@@ -110,6 +111,10 @@ def named(content: bytes) -> str:
 
 
 class TestKill:
+    @pytest.mark.promises(
+        "Nothing is lost",
+        "A webhook's message gets 250 when its endpoint has answered 2xx, and not before, kill -9 or not.",
+    )
     async def test_while_the_endpoint_is_asked(self, start: Start, tmp_path: Path) -> None:
         """Nothing was acknowledged, and of the files only one with a name can be left: until the next start."""
         spool = tmp_path / "spool"
@@ -137,6 +142,10 @@ class TestKill:
                 assert not list(spool.iterdir())
                 assert await send(port) is None
 
+    @pytest.mark.promises(
+        "Nothing is lost",
+        "A webhook's message gets 250 when its endpoint has answered 2xx, and not before, kill -9 or not.",
+    )
     async def test_under_load(self, start: Start, tmp_path: Path) -> None:
         accepted: set[str] = set()
 
