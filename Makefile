@@ -28,6 +28,7 @@ docs: $(VENV)/ready
 	$(BIN)/python docs/make_options.py
 	$(BIN)/python docs/make_replies.py
 	$(BIN)/python docs/make_metrics.py
+	$(BIN)/python docs/make_webhook.py
 	$(BIN)/python docs/make_speed.py
 	$(BIN)/python docs/make_soak.py
 	$(BIN)/python docs/make_differences.py

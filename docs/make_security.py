@@ -101,6 +101,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "250 means that the program has the message on the disk: file and folder entry.",
         "kill -9 at any moment loses no message that got 250, and leaves no torn one.",
         "A worker that is killed takes no message with it that got 250; the others go on.",
+        "A webhook's message gets 250 when its endpoint has answered 2xx, and not before, kill -9 or not.",
         "A full, read-only or hanging disk is answered with 4xx, and nothing half-written stays.",
         "A client that disappears within a message leaves no message.",
         "A signal to end lets running transactions finish; idle clients get 421.",
@@ -117,6 +118,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
     "Storage": (
         "No file name is made of what a client says, but of a recipient where the path asks for it: one harmless name.",
         "No text of a client breaks out of a header field that the program adds.",
+        "What is looked for in a message for a webhook takes bounded time and memory.",
     ),
     "The program": (
         "It does not start as an open relay.",

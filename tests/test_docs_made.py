@@ -83,6 +83,14 @@ def test_the_page_of_security_is_that_of_the_marks() -> None:
     assert page == maker("make_security").page(), 'docs/security.md is not what the tests\' marks say: run "make docs"'
 
 
+def test_the_page_and_the_schema_of_the_webhook_are_those_of_its_models() -> None:
+    make_webhook = maker("make_webhook")
+    for name, made in (("webhook-event.md", make_webhook.page()), ("webhook.schema.json", make_webhook.schema())):
+        assert (DOCS / name).read_text(encoding="utf-8") == made, (
+            f'docs/{name} is not what the models say: run "make docs"'
+        )
+
+
 # --- The page of peers: made from a run, so that only what the tests name can be held against it
 
 

@@ -7,12 +7,14 @@ import smtplib
 import socket
 import ssl
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import trustme
 
 from interop.peers import BIG, HOST, RECIPIENT, SENDER, SIMPLE, Background
+from program import Start
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -111,3 +113,25 @@ def test_sni(tmp_path: Path, name: str) -> None:
         client.mail(SENDER)
         client.rcpt(f"bob@{name}")
         assert client.data(SIMPLE) == (250, f"OK: taken for {name}".encode())
+
+
+def test_webhook_receiver(tmp_path: Path, start: Start) -> None:
+    text = (EXAMPLES / "webhook.toml").read_text()
+    with example("webhook_receiver.py", tmp_path) as receiver:
+        (tmp_path / "webhook.toml").write_text(text.replace(":8080/", f":{receiver.port()}/"))
+        program = start("--config", "webhook.toml", "--listen", "127.0.0.1:0")
+        with closing(smtplib.SMTP(HOST, program.port(), timeout=30)) as client:
+            client.sendmail("alice@example.com", "ann@example.com", SIMPLE)
+            receiver.line("alice@example.com: a test")
+            with pytest.raises(smtplib.SMTPDataError) as refusal:
+                client.sendmail("alice@example.com", "nobody@example.com", SIMPLE)
+        assert refusal.value.args == (550, b"No such mailbox")
+        [stored] = tmp_path.glob("*.eml")
+        # Another secret is another sender.
+        (tmp_path / "webhook.toml").write_text((tmp_path / "webhook.toml").read_text().replace("Zm9y", "Zm9z"))
+        other = start("--config", "webhook.toml", "--listen", "127.0.0.1:0")
+        with closing(smtplib.SMTP(HOST, other.port(), timeout=30)) as client, pytest.raises(smtplib.SMTPDataError):
+            client.sendmail("alice@example.com", "ann@example.com", SIMPLE)
+        other.line(r"cannot hand a message to .*: status 401")
+    assert list(tmp_path.glob("*.eml")) == [stored]
+    assert stored.read_bytes().endswith(SIMPLE)

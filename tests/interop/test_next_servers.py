@@ -47,7 +47,7 @@ def serve(tmp_path: Path) -> Iterator[Started]:
         def started(url: str, *settings: str, listen: str = "") -> Background:
             lines = ["[[listen]]", f'address = "{HOST}:0"', listen, "[[deliver]]", f'url = "{url}"', *settings]
             (tmp_path / "edge.toml").write_text("\n".join(lines))
-            command = (*MODULE, "serve", *LINES, "--config", tmp_path / "edge.toml")
+            command = [*MODULE, "serve", *LINES, "--config", str(tmp_path / "edge.toml")]
             return stack.enter_context(Background(*command, folder=tmp_path))
 
         yield started

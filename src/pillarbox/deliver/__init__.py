@@ -27,6 +27,8 @@ PATIENCE_WITH_CLEANING = 5.0  # seconds
 
 _TARGETS = {
     "discard": ("pillarbox.deliver.discard", "Discard"),
+    "http": ("pillarbox.deliver.webhook", "Webhook"),
+    "https": ("pillarbox.deliver.webhook", "Webhook"),
     "lmtp": ("pillarbox.deliver.relay", "Relay"),
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
     "mbox": ("pillarbox.deliver.mbox", "Mbox"),
@@ -107,6 +109,13 @@ class Target:
         """Check URL and settings without touching anything; raise ConfigurationError."""
         self.url = url  # as it may be shown: without a password
         self.settings = settings
+
+    def same_as(self, other: Target) -> bool:
+        """Whether a reload may go on with the other, which runs already, instead of starting this one.
+
+        ``url`` has no password: a target that knows more than URL and settings, or reads files, has to compare those.
+        """
+        return type(self) is type(other) and self.url == other.url and self.settings == other.settings
 
     async def start(self) -> None:
         """Make ready, once, before the first message; raise ConfigurationError if that is impossible."""

@@ -109,12 +109,11 @@ class Running:
 
     def _with_running(self, routes: Sequence[Route]) -> tuple[Route, ...]:
         """Return routes with the targets that run already in place of those that are the same."""
-        running = {route.target.url: route.target for route in self.configuration.routes}
+        running = [route.target for route in self.configuration.routes]
         found = []
         for route in routes:
-            old = running.get(route.target.url)
-            same = old is not None and type(old) is type(route.target) and old.settings == route.target.settings
-            found.append(dataclasses.replace(route, target=old) if old is not None and same else route)
+            same = next((target for target in running if route.target.same_as(target)), route.target)
+            found.append(dataclasses.replace(route, target=same))
         return tuple(found)
 
     async def _retire(self, targets: list[Target], sessions: list[Session]) -> None:
