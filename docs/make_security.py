@@ -109,6 +109,7 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "No file name is made of what a client says.",
         "No text of a client breaks out of a header field that the program adds.",
     ),
+    "The program": ("It does not start as an open relay.",),
 }
 
 

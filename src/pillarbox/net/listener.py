@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
-from pillarbox.net.connection import Connection
 from pillarbox.net.descriptors import Descriptors
 from pillarbox.net.pace import DATA_GRACE
 from pillarbox.net.rates import RateStores, rates
 from pillarbox.net.refusals import Refusals
+from pillarbox.net.shared import shared_counts, shared_limits
 from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks, client_network
@@ -22,7 +22,9 @@ from pillarbox.smtp.service import Hook, Service
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pillarbox.net.connection import Connection
     from pillarbox.net.dns import HostNames
+    from pillarbox.net.endpoint import Endpoint
     from pillarbox.options import Options
 
 
@@ -43,7 +45,9 @@ _BEYOND_ADDRESS = (
 class Connections:
     """The live connections of a server, what it refuses, and the one sweep that ends the patience with the others."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, options: Options) -> None:
+        self._log = log
+        self.share(options)
         self.all: set[Connection] = set()
         self.counted = 0
         self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
@@ -55,6 +59,10 @@ class Connections:
         self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
         self.beyond_address = Refusals(log, *_BEYOND_ADDRESS)
+
+    def share(self, options: Options) -> None:
+        """Count with other servers from now on, where ``limit_counts`` says so."""
+        self.shared = shared_counts(options, self._log)
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
@@ -80,9 +88,11 @@ class Connections:
         if connection.counted:
             connection.counted = False
             self.counted -= 1
-            connection.listener.counted -= 1
+            connection.listener.endpoint.counted -= 1
         if connection.network is not None:
             self.count_network(connection, None)
+        if connection.places and connection.listener.shared is not None:
+            connection.listener.shared.leaves(connection)
 
     def count_network(self, connection: Connection, network: str | None) -> None:
         """Count a connection where its client comes from, and no longer where it was counted before."""
@@ -122,15 +132,17 @@ class Listener:
         names: HostNames,
         *,
         stores: RateStores,
-        overridden: frozenset[str] = frozenset(),
+        overrides: Mapping[str, Any],
     ) -> None:
         self.options = options
-        self.overridden = overridden  # the options that are this listener's own
-        self.counted = 0
+        self.overrides = overrides
+        self.overridden = frozenset(overrides)  # the options that are this listener's own
+        self.endpoint: Endpoint  # where it has its connections from
         self.connections = connections
         log = EventLog(options.logger, options.component)
-        own = "max_clients" in overridden
+        own = "max_clients" in self.overridden
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
+        self.share(None)
         self.names = names
         counted = rates(options, stores, log)
         self.service = Service(options, hooks, log, counted)
@@ -163,9 +175,10 @@ class Listener:
         if self.proxies:
             connections.watch(options.proxy_timeout)
 
-    def __call__(self) -> Connection:
-        """Make the protocol of a new connection."""
-        return Connection(self, asyncio.get_running_loop())
+    def share(self, place: str | None) -> None:
+        """Count with other servers, where ``limit_counts`` says so; place: what is listened on, if others can too."""
+        own = "max_clients" in self.overridden
+        self.shared = shared_limits(self.options, self.connections.shared, place, own_limit=own)
 
     def renewed(self, tls_options: Mapping[str, Any]) -> tuple[Options, TLSContexts]:
         """Return options and contexts with these changes, without changing anything yet."""
@@ -192,14 +205,19 @@ class Listener:
     def admits(self, connection: Connection) -> bool:
         """Count a connection, unless ``max_clients`` are there: on the listener that has its own limit, or anywhere."""
         limit = self.options.max_clients
-        there = self.counted if "max_clients" in self.overridden else self.connections.counted
+        there = self.endpoint.counted if "max_clients" in self.overridden else self.connections.counted
         if limit is not None and there >= limit:
             self.beyond_max_clients.note(connection.session, limit)
             return False
         self.connections.counted += 1
-        self.counted += 1
+        self.endpoint.counted += 1
         connection.counted = True
         return True
+
+    def end_own_refusals(self) -> None:
+        """Say how many were refused by this listener's own limit, since no more will be."""
+        if self.beyond_max_clients is not self.connections.beyond_max_clients:
+            self.beyond_max_clients.end()
 
     def end_refusals(self) -> None:
         """Say how many were refused, since no more will be."""

@@ -9,7 +9,7 @@ import re
 from typing import TYPE_CHECKING
 
 from pillarbox import ConfigurationError, Networks, Reject
-from pillarbox.program.patterns import Patterns, normal
+from pillarbox.program.patterns import Patterns, expression, normal
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class _Senders:
 def _of_user(pattern: str, user: str) -> re.Pattern[str]:
     """Return the expression for a pattern with ``{user}``: a user's name is no pattern, whatever stands in it."""
     own = re.escape(normal(user))
-    parts = [".*".join(map(re.escape, part.split("*"))) for part in normal(pattern).split(_USER)]
-    return re.compile(own.join(parts), re.DOTALL)
+    parts = [own.join(map(re.escape, part.split(_USER))) for part in normal(pattern).split("*")]
+    return re.compile(expression(parts), re.DOTALL)
 
 
 def _plain(user: str) -> str:

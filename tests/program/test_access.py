@@ -1,0 +1,201 @@
+"""Who may send what to whom, as clients of a real server see it; and no open relay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pillarbox import ConfigurationError
+from pillarbox.cli import config
+from pillarbox.cli.config import Configuration, effective
+from pillarbox.deliver import Message, Settings, Target
+from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.receiver import Receiver
+from pillarbox.program.routes import Route, Routes
+from support import Client, serving
+
+LOGIN = {
+    "allow_insecure_auth": True,
+    "on_auth": lambda auth, _session: auth.username if auth.password == "pw" else None,
+}
+
+
+class Away(Target):
+    """A target that hands on to anywhere."""
+
+    relays = True
+
+    async def deliver(self, message: Message) -> str:
+        async for _ in message:
+            pass
+        return self.url
+
+
+def handlers(routes: list[Route] | None = None, **settings: Any) -> dict[str, Any]:
+    receiver = Receiver()
+    there = Routes(routes or [Route(Away("away:", Settings()))], "here")
+    return receiver.handlers("mx.example.com", there, Access(AccessSettings.from_table(settings)))
+
+
+async def logged_in(client: Client, user: str = "joe") -> Client:
+    from base64 import b64encode
+
+    await client.ehlo()
+    credential = b64encode(f"\0{user}\0pw".encode()).decode()
+    assert (await client.command(f"AUTH PLAIN {credential}")).code == 235
+    return client
+
+
+async def codes(client: Client, *commands: str) -> list[int]:
+    return [(await client.command(command)).code for command in commands]
+
+
+class TestRecipients:
+    async def test_strangers_write_to_those_that_are_ours(self) -> None:
+        async with serving(auth_optional=True, **handlers(accept=["*@example.com"])) as served:
+            client = await served.client()
+            await client.ehlo()
+            assert await codes(client, "MAIL FROM:<a@b.example>") == [250]
+            assert (await client.command("RCPT TO:<joe@Example.com>")).code == 250
+            refused = await client.command("RCPT TO:<joe@example.org>")
+            assert str(refused).startswith("550 Error: relaying denied")
+
+    async def test_who_has_logged_in_writes_to_anyone(self) -> None:
+        async with serving(**LOGIN, **handlers(accept=[])) as served:
+            client = await logged_in(await served.client())
+            assert await codes(client, "MAIL FROM:<a@b.example>", "RCPT TO:<joe@example.org>") == [250, 250]
+
+    async def test_who_comes_from_a_listed_network_too(self) -> None:
+        for networks, code in ((["127.0.0.0/8"], 250), (["192.0.2.0/24"], 550)):
+            async with serving(auth_optional=True, **handlers(accept=[], networks=networks)) as served:
+                client = await served.client()
+                await client.ehlo()
+                assert await codes(client, "MAIL FROM:<a@b.example>", "RCPT TO:<x@y.example>") == [250, code]
+
+    async def test_postmaster_without_a_domain(self) -> None:
+        async with serving(auth_optional=True, **handlers(accept=["postmaster@mx.example.com"])) as served:
+            client = await served.client()
+            await client.ehlo()
+            assert await codes(client, "MAIL FROM:<>", "RCPT TO:<postmaster>", "RCPT TO:<Postmaster>") == [250] * 3
+
+    async def test_who_has_no_target_is_no_recipient(self) -> None:
+        from pillarbox.program.patterns import Patterns
+
+        route = Route(Away("away:", Settings()), Patterns(["*@example.com"]))
+        async with serving(auth_optional=True, **handlers([route])) as served:
+            client = await served.client()
+            await client.ehlo()
+            assert await codes(client, "MAIL FROM:<>", "RCPT TO:<a@example.com>") == [250, 250]
+            refused = await client.command("RCPT TO:<a@example.org>")
+            assert str(refused) == "550 Error: no such recipient here"
+
+
+class TestSenders:
+    @pytest.mark.parametrize(
+        ("senders", "sender", "code"),
+        [
+            ({"joe": ["joe@example.com"]}, "joe@example.com", 250),
+            ({"joe": ["joe@example.com"]}, "JOE@example.com", 250),
+            ({"Joe": ["*@example.com"]}, "anyone@example.com", 250),
+            ({"joe": ["joe@example.com"]}, "jim@example.com", 553),
+            ({"joe": ["joe@example.com"]}, "", 250),  # a report of a mail program, which has no sender
+            ({"jim": ["*"]}, "joe@example.com", 553),
+            ({"*": ["{user}@example.com"]}, "joe@example.com", 250),
+            ({"*": ["{user}@example.com"]}, "jim@example.com", 553),
+            ({"*": ["{user}+*@example.com"]}, "joe+tag@example.com", 250),
+            ({"joe": ["a@b.example"], "*": ["{user}@example.com"]}, "joe@example.com", 553),
+            (None, "anyone@example.org", 250),
+        ],
+    )
+    async def test_a_user_has_senders(self, senders: dict[str, list[str]] | None, sender: str, code: int) -> None:
+        settings: dict[str, Any] = {} if senders is None else {"senders": senders}
+        async with serving(**LOGIN, **handlers(**settings)) as served:
+            client = await logged_in(await served.client())
+            assert await codes(client, f"MAIL FROM:<{sender}>") == [code]
+
+    async def test_a_users_name_is_no_pattern(self) -> None:
+        async with serving(**LOGIN, **handlers(senders={"*": ["{user}@example.com"]})) as served:
+            client = await logged_in(await served.client(), "*")
+            assert await codes(client, "MAIL FROM:<joe@example.com>") == [553]
+
+    async def test_strangers_have_none(self) -> None:
+        async with serving(auth_optional=True, **handlers(senders={"joe": []})) as served:
+            client = await served.client()
+            await client.ehlo()
+            assert await codes(client, "MAIL FROM:<joe@example.com>") == [250]
+
+
+class TestNoOpenRelay:
+    @pytest.fixture(autouse=True)
+    def relaying(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def known(_url: str) -> type[Target]:
+            return Away
+
+        monkeypatch.setattr(config, "target_class", known)
+        monkeypatch.setattr(config, "target_from_url", lambda url, settings=None: Away(url, settings))
+
+    def effective(self, tmp_path: Path, text: str) -> Configuration:
+        path = tmp_path / "pillarbox.toml"
+        path.write_text(text)
+        return effective(str(path))
+
+    @pytest.mark.promises("The program", "It does not start as an open relay.")
+    @pytest.mark.parametrize("address", [":25", "192.0.2.1:25", "[::]:25", "mail.example.com:25", "fd:3"])
+    @pytest.mark.parametrize(
+        "rules",
+        ["", "[access]\naccept = ['*']", "[access]\naccept = ['a@b', '*@*']", "[access]\nnetworks = ['0.0.0.0/0']"],
+    )
+    def test_does_not_start(self, tmp_path: Path, address: str, rules: str) -> None:
+        with pytest.raises(
+            ConfigurationError, match=r"\[\[listen\]\] 1: listener .* would be an open relay: away: takes"
+        ):
+            self.effective(tmp_path, f"[[listen]]\naddress = '{address}'\n[[deliver]]\nurl = 'away:'\n{rules}\n")
+
+    @pytest.mark.parametrize(
+        ("listen", "deliver", "rules"),
+        [
+            ("address = '127.0.0.1:25'", "", ""),
+            ("address = '[::1]:25'", "", ""),
+            ("address = 'unix:/run/x'", "", ""),
+            ("address = ':25'\nauth_optional = false", "", ""),
+            ("address = ':25'", "recipients = ['*@example.com']", ""),
+            ("address = ':25'", "", "[access]\naccept = ['*@example.com']"),
+            ("address = ':25'\naccept = ['*@example.com']", "", ""),
+            ("address = ':25'", "", "[access]\nnetworks = ['10.0.0.0/8']"),
+        ],
+    )
+    def test_starts(self, tmp_path: Path, listen: str, deliver: str, rules: str) -> None:
+        self.effective(tmp_path, f"[[listen]]\n{listen}\n[[deliver]]\nurl = 'away:'\n{deliver}\n{rules}\n")
+
+    def test_with_networks_alone_strangers_write_to_nobody(self, tmp_path: Path) -> None:
+        text = "[[listen]]\naddress = ':25'\n[[deliver]]\nurl = 'away:'\n[access]\nnetworks = ['10.0.0.0/8']"
+        (listener,) = self.effective(tmp_path, text).listeners
+        assert listener.access.accept is not None
+        assert "a@b" not in listener.access.accept
+
+
+class TestMistakes:
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("[access]\naccept = '*@example.com'", r"\[access\]: accept: should be a valid list"),
+            ("[access]\nacept = []", r"\[access\]: unknown key 'acept': did you mean 'accept'"),
+            ("[access]\nnetworks = ['10.0.0']", r"\[access\]: networks: '10.0.0' does not appear to be"),
+            ("[access.senders]\njoe = 'joe@example.com'", r"\[access\]: senders.joe: should be a valid list"),
+            ("[[listen]]\naddress = ':25'\naccept = ['x']", r"\[\[listen\]\] 1: 'x': has no @"),
+            ("D\nrecipients = [1]", r"\[\[deliver\]\] 1: recipients.0: should be a valid string, not 1"),
+            ("D\nrecipiens = []", r"\[\[deliver\]\] 1: unknown key 'recipiens': did you mean 'recipients'"),
+            ("D\nlisteners = [':26']", r"\[\[deliver\]\] 1: listeners: there is no listener ':26'"),
+            ("D\nlisteners = [':2']\nL\nL2", r"\[\[listen\]\] 2: no \[\[deliver\]\] is for the listener :3"),
+            ("D\ntimeout = 0", r"timeout must be more than 0 seconds"),
+        ],
+    )
+    def test_are_named_with_their_place(self, tmp_path: Path, text: str, message: str) -> None:
+        listen, deliver = "[[listen]]\naddress = ':{}'", "[[deliver]]\nurl = 'discard:'"
+        short = {"L": listen.format(2), "L2": listen.format(3), "D": deliver}
+        path = tmp_path / "pillarbox.toml"
+        path.write_text("\n".join(short.get(line, line) for line in text.split("\n")))
+        with pytest.raises(ConfigurationError, match=message):
+            effective(str(path))
