@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -121,3 +124,36 @@ def test_a_disk_that_gets_full_with_several_messages_on_it(start: Start, disk: P
     assert all(answer.startswith("452 ") for answer in answers if answer)
     assert 0 < answers.count("") < 6
     assert [octets.endswith(message) for octets in stored(disk / "mail.db")] == [True] * answers.count("")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the children of a process are looked for in /proc")
+def test_workers_write_to_one_file_while_one_of_them_is_killed(start: Start, tmp_path: Path) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", "sqlite:mail.db", "--workers", "3")
+    enough = threading.Semaphore(0)
+    port = program.port()
+    senders = [Sender(port, number, enough) for number in range(CLIENTS)]
+    for sender in senders:
+        sender.start()
+    workers = children(program.process.pid)
+    assert len(workers) >= 3
+    for _ in range(60):
+        assert enough.acquire(timeout=WAIT)
+    os.kill(workers[-1], signal.SIGKILL)
+    while any(sender.is_alive() for sender in senders) and enough.acquire(timeout=0.5):
+        if sum(len(sender.acknowledged) for sender in senders) > 150:
+            break
+    assert program.end() == 0
+    for sender in senders:
+        sender.join(WAIT)
+        assert not sender.is_alive()
+    found = named(tmp_path / "mail.db")
+    lines = {name: count for sender in senders for name, count in sender.sent.items()}
+    acknowledged = {name for sender in senders for name in sender.acknowledged}
+    assert len(acknowledged) > 60
+    assert acknowledged <= set(found)
+    for name, octets in found.items():
+        assert octets == content(name, lines[name]), f"{name!r} is torn"
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
