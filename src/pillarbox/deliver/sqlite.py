@@ -22,8 +22,8 @@ from pydantic import Field
 from pillarbox import ConfigurationError, MessageTooLarge, Reject, log_fields
 from pillarbox.deliver import Settings, Target, settled, unavailable
 from pillarbox.deliver.content import HEAD, clean, content_of
-from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.sqlite_file import MessageFile, Row, is_busy, primary_code
+from pillarbox.deliver.sqlite_spool import Spool
 
 if TYPE_CHECKING:
     from pillarbox import Session
@@ -87,7 +87,8 @@ class SQLite(Target):
                 raise
             raise self._refusal(error, message.session) from error
         finally:
-            await settled(letter.spool.close())
+            if not letter.spool.in_memory:
+                await settled(letter.spool.close())
 
     async def _stored(self, letter: _Letter) -> int:
         letter.columns = _envelope(letter.message)

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pillarbox import ConfigurationError
-from pillarbox.deliver.spool import Spool
+from pillarbox.deliver.sqlite_spool import Spool
 
 __all__ = ["APPLICATION", "LOCKED", "VERSION", "MessageFile", "Row", "is_busy", "primary_code"]
 
