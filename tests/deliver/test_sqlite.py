@@ -132,6 +132,11 @@ class TestStart:
         with pytest.raises(ConfigurationError, match="may not be written"):
             await target_from_url(f"sqlite:{path}").start()
 
+    async def test_not_where_there_is_no_write_ahead_log(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sqlite_file, "_patiently", lambda *_: None)  # as a network file system does: nothing
+        with pytest.raises(ConfigurationError, match="is it on a network file system"):
+            await target_from_url(f"sqlite:{path}").start()
+
     async def test_not_without_full_text_search(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         missing = [text.replace("fts5", "fts5_of_tomorrow") for text in sqlite_file._SCHEMA]
         monkeypatch.setattr(sqlite_file, "_SCHEMA", missing)
@@ -534,6 +539,24 @@ class TestFailure:
         assert delivery.task.cancelled()
         assert rows(path, "SELECT id FROM messages UNION SELECT id FROM message_raw") == []
         assert is_sound(path)
+
+    async def test_what_cannot_be_taken_out_again_is_a_line_in_the_log(
+        self, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise sqlite_error(sqlite3.SQLITE_IOERR_WRITE, "disk I/O error")
+
+        monkeypatch.setattr(sqlite_file.MessageFile, "remove", fails)
+        with held(target):
+            delivery = await begun(target, LETTER)
+            committing = asyncio.ensure_future(delivery.commit())
+            await until_waiting(target, 1)
+            second = asyncio.create_task(_deliver(target, 2))  # takes the first along
+            await until_waiting(target, 2)
+            delivery.task.cancel()
+        await asyncio.wait([committing, second])
+        assert delivery.task.cancelled()
+        assert f"cannot take a message out of {target.url} again: disk I/O error" in caplog.text
 
 
 def test_a_large_message_needs_little_memory(tmp_path: Path) -> None:
