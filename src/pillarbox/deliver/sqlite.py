@@ -63,12 +63,19 @@ class SQLite(Target):
         """Open the file, and make it where there is none."""
         try:
             await self._in_thread(self._open)
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(f"{self.url}: {self._file.path}: {_why_not(error)}") from error
+        except BaseException as error:
+            self._thread.shutdown(wait=False)
+            if isinstance(error, (sqlite3.Error, OSError)):
+                raise ConfigurationError(f"{self.url}: {self._file.path}: {_why_not(error)}") from error
+            raise
 
     def _open(self) -> None:
         self._file.open()
-        self._file.expire()
+        try:
+            self._file.expire()
+        except BaseException:
+            self._file.close()
+            raise
 
     async def close(self) -> None:
         """Let go of the file."""
