@@ -333,6 +333,21 @@ class TestRows:
             assert rows(path, "SELECT id FROM message_raw") == [(3,), (4,)]
         assert is_sound(path)
 
+    @pytest.mark.parametrize(("name", "most"), [("_EXPIRED_AT_ONCE", 2), ("_OCTETS_AT_ONCE", 40)])
+    async def test_they_expire_little_by_little_and_all_at_the_start(
+        self, path: Path, monkeypatch: pytest.MonkeyPatch, name: str, most: int
+    ) -> None:
+        monkeypatch.setattr(sqlite_file, name, most)
+        async with started(f"sqlite:{path}", keep_days=1) as target:
+            for number in range(9):
+                await target.deliver(message(numbered(number)))  # 31 octets
+            with opened(path) as connection:
+                connection.execute("UPDATE messages SET received_at = datetime('now', '-2 days', id || ' seconds')")
+            await target.deliver(message(numbered(9)))
+            assert rows(path, "SELECT min(id), count(*) FROM messages") == [(3, 8)]
+        async with started(f"sqlite:{path}", keep_days=1):
+            assert rows(path, "SELECT id FROM messages") == [(10,)]
+
 
 class TestMany:
     async def test_those_that_wait_share_a_commit(

@@ -26,7 +26,8 @@ LOCKED = 30.0  # seconds to wait for another writer
 APPLICATION = 0x50426F78  # "PBox": PRAGMA application_id
 VERSION = 1  # PRAGMA user_version
 _LARGEST_WAL = 64 * 1024 * 1024  # bytes that stay on the disk when the WAL begins anew
-_EXPIRED_AT_ONCE = 100  # messages that one transaction removes
+_EXPIRED_AT_ONCE = 100  # messages that one transaction removes, or these octets and one message
+_OCTETS_AT_ONCE = 64 * 1024 * 1024  # some builds of SQLite write over what is removed
 
 _SEARCHED = "mail_from, rcpt_to, header_from, header_to, header_cc, subject, headers, text"
 _OLD = ", ".join(f"old.{name}" for name in _SEARCHED.split(", "))
@@ -93,6 +94,16 @@ _SCHEMA = (
     f"PRAGMA user_version = {VERSION}",
 )
 
+_EXPIRE = """
+    DELETE FROM messages WHERE id IN (
+        SELECT id FROM (
+            SELECT id, sum(size) OVER (ORDER BY received_at, id) - size AS octets_before FROM (
+                SELECT id, received_at, size FROM messages WHERE received_at < datetime('now', ?)
+                ORDER BY received_at, id LIMIT ?
+            )
+        ) WHERE octets_before < ?
+    )"""
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -144,17 +155,17 @@ class MessageFile:
 
     def expire(self) -> None:
         """Remove all messages that are older than what is to be kept."""
-        removed = _EXPIRED_AT_ONCE
-        while removed == _EXPIRED_AT_ONCE:
+        removed = self._keep_days is not None
+        while removed:
             with self._transaction() as connection:
                 removed = self._expire(connection)
 
-    def _expire(self, connection: sqlite3.Connection) -> int:
+    def _expire(self, connection: sqlite3.Connection) -> bool:
+        """Remove some of the oldest; return whether there were any."""
         if self._keep_days is None:
-            return 0
-        old = "SELECT id FROM messages WHERE received_at < datetime('now', ?) ORDER BY received_at LIMIT ?"
-        limits = (f"-{self._keep_days * 86_400:.0f} seconds", _EXPIRED_AT_ONCE)
-        return connection.execute(f"DELETE FROM messages WHERE id IN ({old})", limits).rowcount  # noqa: S608
+            return False
+        too_old = f"-{self._keep_days * 86_400:.0f} seconds"
+        return connection.execute(_EXPIRE, (too_old, _EXPIRED_AT_ONCE, _OCTETS_AT_ONCE)).rowcount > 0
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
