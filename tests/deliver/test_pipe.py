@@ -438,8 +438,10 @@ class TestCancelled:
         original = subprocess.Popen
 
         def slow(*arguments: Any, **more: Any) -> Any:
+            output = os.fstat(more["stdout"]).st_ino
             loop.call_soon_threadsafe(reached.set)
             assert go_on.wait(10)
+            assert os.fstat(more["stdout"]).st_ino == output  # it is not closed yet, and another's
             return original(*arguments, **more)
 
         target = await started("/bin/sleep 60")
@@ -447,7 +449,8 @@ class TestCancelled:
         delivery = asyncio.create_task(target.deliver(message(CONTENT)))
         await reached.wait()
         delivery.cancel()
-        await asyncio.sleep(0)
+        for _ in range(10):  # turns of the loop, in which the delivery begins to give up
+            await asyncio.sleep(0)
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await delivery

@@ -16,6 +16,7 @@ from pillarbox.program.settings import Settings, likely
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+    from importlib.metadata import EntryPoint
 
     from pillarbox import Recipient, Session
 
@@ -33,8 +34,10 @@ _TARGETS = {
     "maildir": ("pillarbox.deliver.maildir", "Maildir"),
     "mbox": ("pillarbox.deliver.mbox", "Mbox"),
     "pipe": ("pillarbox.deliver.pipe", "Pipe"),
+    "python": ("pillarbox.deliver.python", "class_of"),
     "smtp": ("pillarbox.deliver.relay", "Relay"),
     "smtps": ("pillarbox.deliver.relay", "Relay"),
+    "sqlite": ("pillarbox.deliver.sqlite", "SQLite"),
     "stdout": ("pillarbox.deliver.stdout", "Stdout"),
 }
 
@@ -164,14 +167,14 @@ def target_class(url: str) -> type[Target]:
     if scheme in _TARGETS:
         module, name = _TARGETS[scheme]
         found = getattr(import_module(module), name)
+        if scheme == "python":  # the class depends on the URL
+            found = found(url)
     elif scheme in (offered := _offered()):
-        found = offered[scheme].load()
+        found = _loaded(offered[scheme])
     else:
         hint = likely(scheme, list(known_schemes()))
         raise ConfigurationError(f"{_without_password(url)!r}: unknown scheme {scheme!r}{hint} (known: {_known()})")
-    if not (isinstance(found, type) and issubclass(found, Target)):
-        raise ConfigurationError(f"{scheme}: {found!r} is no subclass of pillarbox.deliver.Target")
-    return found
+    return _checked(found, scheme)
 
 
 def target_from_url(url: str, settings: Mapping[str, Any] | None = None) -> Target:
@@ -180,10 +183,43 @@ def target_from_url(url: str, settings: Mapping[str, Any] | None = None) -> Targ
     Raises ConfigurationError for an unknown scheme, and for a URL or settings that the target cannot use.
     """
     kind = target_class(url)
-    return kind(url, kind.Settings.from_table(settings or {}))
+    checked = kind.Settings.from_table(settings or {})
+    try:
+        target = kind(url, checked)
+        _ = target.url
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        if kind.__module__.startswith(f"{__name__}."):  # a bug of ours
+            raise
+        raise ConfigurationError(
+            f"{_without_password(url)}: {kind.__name__}(url, settings) failed: {type(error).__name__}: {error}"
+        ) from error
+    return target
 
 
-def _offered() -> dict[str, Any]:
+def _checked(found: Any, scheme: str) -> type[Target]:
+    if not (isinstance(found, type) and issubclass(found, Target)):
+        raise ConfigurationError(f"{scheme}: {found!r} is no subclass of pillarbox.deliver.Target")
+    if found.deliver is Target.deliver:
+        raise ConfigurationError(f"{scheme}: {found.__name__} has no method deliver")
+    if not issubclass(found.Settings, Settings):
+        raise ConfigurationError(f"{scheme}: {found.__name__}.Settings is no subclass of pillarbox.deliver.Settings")
+    return found
+
+
+def _loaded(point: EntryPoint) -> Any:
+    """Return what another distribution offers."""
+    try:
+        return point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"{point.name}: {point.value}, which {point.dist.name if point.dist else 'a distribution'} offers,"
+            f" cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _offered() -> dict[str, EntryPoint]:
     return {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
 
 

@@ -215,6 +215,7 @@ class _Delivery:
         lf = target.options.line_ends == "lf" and message.session.envelope.body_type != "binarymime"
         self._spool = Spool(self._steps, lf=lf)
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._outputs: list[_Output] = []
 
     async def run(self) -> str | Sequence[str | Reject]:
         """Keep the message until it is whole, run the command, and say what came of it for each recipient."""
@@ -248,8 +249,9 @@ class _Delivery:
 
     async def _run(self, run: _Run, command: list[str]) -> None:
         output = _Output()
+        self._outputs.append(output)
         try:
-            process = await self._steps.run(self._begin, command, environment(run), output.descriptor)
+            process = await self._steps.run(self._begin, command, environment(run), output)
             status = await _ended(process)
         finally:
             said = output.close()
@@ -261,16 +263,22 @@ class _Delivery:
         if refusal is not None:
             raise refusal
 
-    def _begin(self, command: list[str], variables: Mapping[str, str], output: int) -> subprocess.Popen[bytes]:
+    def _begin(self, command: list[str], variables: Mapping[str, str], output: _Output) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own, in a thread: one that starts while all is given up is killed too."""
         descriptor = self._spool.descriptor()
         try:
             # Not the loop's own: uvloop hands descriptors down that are not meant for the command.
             process = subprocess.Popen(  # noqa: S603 - its words come from the configuration, and no shell sees them
-                command, stdin=descriptor, stdout=output, stderr=output, env=variables, start_new_session=True
+                command,
+                stdin=descriptor,
+                stdout=output.descriptor,
+                stderr=output.descriptor,
+                env=variables,
+                start_new_session=True,
             )
         finally:
             os.close(descriptor)
+            output.is_handed_down()
         self._processes.append(process)
         return process
 
@@ -284,6 +292,8 @@ class _Delivery:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+        for output in self._outputs:
+            output.is_handed_down()  # where no thread came to it
         self._spool.close()
 
 
@@ -328,6 +338,12 @@ class _Output:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._reading, self._read)
 
+    def is_handed_down(self) -> None:
+        """Close the end that the command has; not before it has it, as the number would soon be another file's."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
     def _read(self) -> bool:
         try:
             block = os.read(self._reading, 64 * 1024)
@@ -340,7 +356,6 @@ class _Output:
 
     def close(self) -> str:
         """Return it; what a process in the background still says is not waited for."""
-        os.close(self.descriptor)
         for _ in range(16):  # a pipe holds no more, and whoever fills it meanwhile is no concern of ours
             if not self._read():
                 break
