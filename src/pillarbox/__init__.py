@@ -29,6 +29,7 @@ from pillarbox.session import (
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
+from pillarbox.smtp.sasl.saslprep import saslprep
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.trace import received_header, return_path_header
 
@@ -72,4 +73,5 @@ __all__ = [
     "log_fields",
     "received_header",
     "return_path_header",
+    "saslprep",
 ]
