@@ -38,8 +38,12 @@ class Handlers:
 
     def handler(self, hook: str) -> Any:
         """Return a handler as it is now; None for a default that does nothing, which then costs nothing."""
-        handler = getattr(self, hook)
-        return None if getattr(handler, "__func__", None) in _IDLE else handler
+        return self.handler_of(getattr(self, hook))
+
+    @staticmethod
+    def handler_of(method: Any) -> Any:
+        """Return a method as a handler; None for a default that does nothing."""
+        return None if getattr(method, "__func__", None) in _IDLE else method
 
     def on_connect(self, session: Session) -> Any:
         """Let a client in, before the greeting.

@@ -10,14 +10,15 @@ import ssl
 import threading
 from contextlib import contextmanager, suppress
 from logging import INFO, WARNING
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pillarbox import optioncheck
 from pillarbox.errors import ConfigurationError
 from pillarbox.handlers import HOOKS, Handlers
 from pillarbox.logs import EventLog
-from pillarbox.net import descriptors, sockets
+from pillarbox.net import sockets
 from pillarbox.net.dns import DNSResolver, HostNames
+from pillarbox.net.endpoint import Endpoint
 from pillarbox.net.listener import Connections, Listener
 from pillarbox.net.rates import RateStores
 from pillarbox.net.tls import TLSContexts
@@ -61,11 +62,8 @@ class SMTPServer(Handlers):
         Service(self.options, dict.fromkeys(HOOKS), self._log)
         self._connections = Connections(self._log)
         self._rate_stores = RateStores()
-        self._listeners: list[Listener] = []
-        self._socket_listener: Listener | None = None
-        self._servers: list[asyncio.Server] = []
-        self._addresses: list[tuple[str, int] | str] = []
-        self._unix_sockets: list[sockets.UnixPath] = []
+        self._endpoints: list[Endpoint] = []
+        self._socket_endpoint: Endpoint | None = None
         self._dns = DNSResolver()
         self._names: dict[int, HostNames] = {}
         self._closed: asyncio.Event | None = None
@@ -101,91 +99,80 @@ class SMTPServer(Handlers):
             )
         if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
             raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
-        listener = self._listener(overrides)
-        self._connections.descriptors.measure(len(self._servers) + 1)
+        endpoint = Endpoint(self._listener(overrides))
+        self._connections.descriptors.measure(len(self._endpoints) + 1)
         if fd is not None:
             sock = socket.socket(fileno=fd)
+        self._endpoints.append(endpoint)
         try:
-            server = await self._bind(listener, port, host, path, sock, backlog)
-            if isinstance(server.get_loop(), asyncio.SelectorEventLoop):
-                descriptors.let_wait(server, backlog)
-            if self._closing is not None:  # meanwhile
-                server.close()
-                self._check_open()
+            await endpoint.bind(port, host, path, sock, backlog)
+            self._check_open()  # meanwhile
         except BaseException:
-            self._listeners.remove(listener)
+            self._endpoints.remove(endpoint)
+            endpoint.close()
             if sock is not None and fd is not None:
                 sock.close()
             raise
-        self._servers.append(server)
-        bound = [sockets.name_of(s) for s in server.sockets]
-        self._addresses += bound
+        bound = endpoint.addresses
         self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
         return bound[0]
+
+    async def stop_listening(self, address: tuple[str, int] | str) -> None:
+        """Accept no more connections at an address that ``listen`` returned; those that are open go on.
+
+        Raises ValueError for an address that is none of ``addresses``.
+        """
+        endpoint = self._endpoint(address)
+        self._endpoints.remove(endpoint)
+        endpoint.stop_accepting()
+        await _turns()
+        endpoint.close()
+
+    def _endpoint(self, address: tuple[str, int] | str) -> Endpoint:
+        for endpoint in self._endpoints:
+            if address in endpoint.addresses:
+                return endpoint
+        raise ValueError(f"the server does not listen on {address!r}")
 
     def _check_open(self) -> None:
         if self._closing is not None:
             raise RuntimeError("the server is closed")
 
-    async def _bind(  # noqa: PLR0917 - the ways that listen() takes
-        self,
-        listener: Listener,
-        port: int | None,
-        host: str | None,
-        path: str | os.PathLike[str] | None,
-        sock: socket.socket | None,
-        backlog: int,
-    ) -> asyncio.Server:
-        loop = asyncio.get_running_loop()
-        if isinstance(loop, asyncio.SelectorEventLoop):
-            backlog = min(backlog, self._connections.descriptors.batch())
-        if path is not None:
-            unix = sockets.UnixPath(path)
-            unix.refuse_if_served()
-            server = await loop.create_unix_server(listener, unix.path, backlog=backlog)
-            unix.note()
-            self._unix_sockets.append(unix)
-            return server
-        if sock is None:
-            return await loop.create_server(listener, host, port or 0, backlog=backlog)
-        if sock.family == getattr(socket, "AF_UNIX", None):
-            return await loop.create_unix_server(listener, sock=sock, backlog=backlog)
-        return await loop.create_server(listener, sock=sock, backlog=backlog)
-
     def _listener(self, overrides: OptionKeywords) -> Listener:
         self._check_open()
-        if "close_timeout" in overrides:
-            optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
-        options = self.options.replace(**overrides) if overrides else self.options
-        self._check_shared_context(options)  # before the new listener's names reach the context
+        options = _listener_options(self.options, overrides)
+        # Before the new listener's names reach the context.
+        self._check_shared_contexts([*(each.listener.options for each in self._all_endpoints()), options])
         if self._closed is None:
             self._closed = asyncio.Event()
+        return self._made(options, overrides, self.handler)
+
+    def _made(self, options: Options, overrides: OptionKeywords, handler: Callable[[str], Any]) -> Listener:
+        """Return a listener that nothing uses yet."""
         # A handler among the overrides is this listener's; the others are the server's as they are now.
-        hooks: dict[str, Any] = {hook: overrides.get(hook) or self.handler(hook) for hook in HOOKS}
+        hooks: dict[str, Any] = {hook: overrides.get(hook) or handler(hook) for hook in HOOKS}
+        names = self._names_for(options)
         listener = Listener(
-            options,
-            hooks,
-            self._connections,
-            self._names_for(options),
-            stores=self._rate_stores,
-            overridden=frozenset(overrides),
+            options, hooks, self._connections, names, stores=self._rate_stores, overrides=dict(overrides)
         )
         listener.service.check_handlers()
         self._warn_of_trust(options)
-        self._listeners.append(listener)
         return listener
+
+    def _all_endpoints(self) -> list[Endpoint]:
+        return [*self._endpoints, *([self._socket_endpoint] if self._socket_endpoint is not None else [])]
 
     def _names_for(self, options: Options) -> HostNames:
         """Return the names and their cache that all listeners with this resolver share."""
         resolver = options.resolver or self._dns
         return self._names.setdefault(id(resolver), HostNames(resolver))
 
-    def _check_shared_context(self, options: Options) -> None:
+    def _check_shared_contexts(self, of_listeners: list[Options]) -> None:
         """Refuse one context with two maps of server names: a context has one callback, and the last would win."""
-        names = (options.sni_options, options.sni_callback)
-        for other in (listener.options for listener in self._listeners):
-            shared = options.ssl_context is not None and other.ssl_context is options.ssl_context
-            if shared and (other.sni_options, other.sni_callback) != names:
+        maps: dict[int, Any] = {}
+        for options in of_listeners:
+            names = (options.sni_options, options.sni_callback)
+            if options.ssl_context is not None and maps.setdefault(id(options.ssl_context), names) != names:
                 optioncheck.wrong("ssl_context", "is shared by listeners with different SNI options: make one for each")
 
     def _warn_of_trust(self, options: Options) -> None:
@@ -203,16 +190,16 @@ class SMTPServer(Handlers):
         if isinstance(sock, ssl.SSLSocket):
             raise ConfigurationError("serve_socket() takes the plain socket: with secure=True TLS is started here")
         self._check_open()
-        if self._socket_listener is None:
-            self._socket_listener = self._listener({})
-            self._connections.descriptors.measure(len(self._servers))
+        if self._socket_endpoint is None:
+            self._socket_endpoint = Endpoint(self._listener({}))
+            self._connections.descriptors.measure(len(self._endpoints))
         sock.setblocking(False)
-        await asyncio.get_running_loop().connect_accepted_socket(self._socket_listener, sock)
+        await asyncio.get_running_loop().connect_accepted_socket(self._socket_endpoint, sock)
 
     @property
     def addresses(self) -> list[tuple[str, int] | str]:
         """What is listened on: ``(host, port)`` or the path of a Unix socket."""
-        return list(self._addresses)
+        return [address for endpoint in self._endpoints for address in endpoint.addresses]
 
     @property
     def connections(self) -> list[Session]:
@@ -230,13 +217,62 @@ class SMTPServer(Handlers):
                 hint = optioncheck.likely(name, _RENEWABLE)
                 raise ConfigurationError(f"update_secure_context does not take {name!r}{hint}")
         options = self.options.replace(**tls_options)
-        followers = [listener for listener in self._listeners if not listener.overridden & set(_RENEWABLE)]
+        listeners = [endpoint.listener for endpoint in self._all_endpoints()]
+        followers = [listener for listener in listeners if not listener.overridden & set(_RENEWABLE)]
         renewed = [(listener, listener.renewed(tls_options)) for listener in followers]
         if not followers:
             TLSContexts(options)
         self.options = options
         for listener, (own, contexts) in renewed:
             listener.options, listener.tls = own, contexts
+
+    def reload(
+        self,
+        options: Options | Mapping[str, Any] | None = None,
+        /,
+        listeners: Mapping[tuple[str, int] | str, OptionKeywords] | None = None,
+        **overrides: Unpack[OptionKeywords],
+    ) -> None:
+        """Change options and handlers for connections that come from now on; those that are open keep theirs.
+
+        options and keywords: the server's, as ``SMTPServer`` takes them; what is not given has its default again.
+        listeners: for an address of ``addresses`` the keywords that ``listen`` takes; one that is not named keeps its
+        own. What is counted goes on: rates, clients. Raises ConfigurationError, or ValueError for an address that is
+        none, and then changes nothing.
+        """
+        new = Options.make(options, **overrides)
+        own = {id(self._endpoint(address)): keywords for address, keywords in (listeners or {}).items()}
+        plans = []
+        for endpoint in self._all_endpoints():
+            keywords = own.get(id(endpoint), cast("OptionKeywords", endpoint.listener.overrides))
+            plans.append((endpoint, _listener_options(new, keywords), keywords))
+        self._check_shared_contexts([there for _, there, _ in plans])
+        TLSContexts(new)
+        made = [(endpoint, self._made(there, keywords, self._handlers_of(new))) for endpoint, there, keywords in plans]
+        for hook in HOOKS:
+            self._take_handler(hook, new)
+        self.options = new
+        for endpoint, listener in made:
+            endpoint.use(listener)
+
+    def _handlers_of(self, options: Options) -> Callable[[str], Any]:
+        """Return what finds a handler under new options: theirs, or a method, but not one of the old options."""
+
+        def handler(hook: str) -> Any:
+            given = getattr(options, hook)
+            if given is None and vars(self).get(hook) is getattr(self.options, hook) is not None:
+                return self.handler_of(getattr(type(self), hook).__get__(self))
+            return given or self.handler(hook)
+
+        return handler
+
+    def _take_handler(self, hook: str, options: Options) -> None:
+        """Let an option's handler beat the method, and no longer the one of the old options."""
+        given = getattr(options, hook)
+        if given is not None:
+            setattr(self, hook, given)
+        elif vars(self).get(hook) is getattr(self.options, hook) is not None:
+            delattr(self, hook)
 
     # --- The life of a server
 
@@ -263,21 +299,18 @@ class SMTPServer(Handlers):
 
     async def _close(self) -> None:
         self._connections.closing = True
-        for server in self._servers:
-            sockets.stop_accepting(server)
+        for endpoint in self._endpoints:
+            endpoint.stop_accepting()
         await _turns()
-        for server in self._servers:
-            server.close()
-        for unix in self._unix_sockets:
-            unix.remove()
+        for endpoint in self._endpoints:
+            endpoint.close()
         await self._end_connections()
         for names in self._names.values():
             await names.close()
         await self._dns.close()
         await self._rate_stores.close()
-        self._addresses = []
-        for listener in self._listeners:
-            listener.end_refusals()
+        for endpoint in self._all_endpoints():
+            endpoint.listener.end_refusals()
         self._log.event(INFO, "close", None, "closed")
         if self._closed is not None:
             self._closed.set()
@@ -323,6 +356,12 @@ class SMTPServer(Handlers):
         await self.listen(port, host, **more)
         with _on_first_signal(self._begin_closing):
             await self.serve_forever()
+
+
+def _listener_options(base: Options, overrides: OptionKeywords) -> Options:
+    if "close_timeout" in overrides:
+        optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
+    return base.replace(**overrides) if overrides else base
 
 
 @contextmanager

@@ -180,7 +180,7 @@ async def test_a_server_name_outside_ascii_ends_the_handshake(kind: str, monkeyp
 async def test_what_every_context_forbids() -> None:
     hosts = {"a.example.net": pem("a.example.net")}
     async with serving(sni_options=hosts, **pem()) as served:
-        for listener in served.server._listeners:
+        for listener in [endpoint.listener for endpoint in served.server._endpoints]:
             names: Any = listener.tls.context.sni_callback
             for context in (listener.tls.context, *names.hosts.values()):
                 assert context.options & ssl.OP_NO_RENEGOTIATION

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.logs import EventLog
 from pillarbox.net.bulk import BULK
-from pillarbox.net.connection import Connection
 from pillarbox.net.descriptors import Descriptors
 from pillarbox.net.pace import DATA_GRACE
 from pillarbox.net.rates import RateStores, rates
@@ -22,7 +21,9 @@ from pillarbox.smtp.service import Hook, Service
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from pillarbox.net.connection import Connection
     from pillarbox.net.dns import HostNames
+    from pillarbox.net.endpoint import Endpoint
     from pillarbox.options import Options
 
 
@@ -80,7 +81,7 @@ class Connections:
         if connection.counted:
             connection.counted = False
             self.counted -= 1
-            connection.listener.counted -= 1
+            connection.listener.endpoint.counted -= 1
         if connection.network is not None:
             self.count_network(connection, None)
 
@@ -122,14 +123,15 @@ class Listener:
         names: HostNames,
         *,
         stores: RateStores,
-        overridden: frozenset[str] = frozenset(),
+        overrides: Mapping[str, Any],
     ) -> None:
         self.options = options
-        self.overridden = overridden  # the options that are this listener's own
-        self.counted = 0
+        self.overrides = overrides
+        self.overridden = frozenset(overrides)  # the options that are this listener's own
+        self.endpoint: Endpoint  # where it has its connections from
         self.connections = connections
         log = EventLog(options.logger, options.component)
-        own = "max_clients" in overridden
+        own = "max_clients" in self.overridden
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
         self.names = names
         counted = rates(options, stores, log)
@@ -163,10 +165,6 @@ class Listener:
         if self.proxies:
             connections.watch(options.proxy_timeout)
 
-    def __call__(self) -> Connection:
-        """Make the protocol of a new connection."""
-        return Connection(self, asyncio.get_running_loop())
-
     def renewed(self, tls_options: Mapping[str, Any]) -> tuple[Options, TLSContexts]:
         """Return options and contexts with these changes, without changing anything yet."""
         options = self.options.replace(**tls_options)
@@ -192,14 +190,19 @@ class Listener:
     def admits(self, connection: Connection) -> bool:
         """Count a connection, unless ``max_clients`` are there: on the listener that has its own limit, or anywhere."""
         limit = self.options.max_clients
-        there = self.counted if "max_clients" in self.overridden else self.connections.counted
+        there = self.endpoint.counted if "max_clients" in self.overridden else self.connections.counted
         if limit is not None and there >= limit:
             self.beyond_max_clients.note(connection.session, limit)
             return False
         self.connections.counted += 1
-        self.counted += 1
+        self.endpoint.counted += 1
         connection.counted = True
         return True
+
+    def end_own_refusals(self) -> None:
+        """Say how many were refused by this listener's own limit, since no more will be."""
+        if self.beyond_max_clients is not self.connections.beyond_max_clients:
+            self.beyond_max_clients.end()
 
     def end_refusals(self) -> None:
         """Say how many were refused, since no more will be."""

@@ -1,0 +1,90 @@
+"""One ``listen()``: what is bound, and the listener that gives its next connection options and handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING
+
+from pillarbox.net import descriptors, sockets
+from pillarbox.net.connection import Connection
+
+if TYPE_CHECKING:
+    import os
+
+    from pillarbox.net.listener import Listener
+
+
+class Endpoint:
+    """Where connections come in. It outlives its listener, which ``use`` replaces; connections keep theirs."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.counted = 0  # connections that came in here
+        self.addresses: list[tuple[str, int] | str] = []
+        self._server: asyncio.Server | None = None
+        self._unix: sockets.UnixPath | None = None
+        self.listener = listener
+        listener.endpoint = self
+
+    def __call__(self) -> Connection:
+        """Make the protocol of a new connection."""
+        return Connection(self.listener, asyncio.get_running_loop())
+
+    def use(self, listener: Listener) -> None:
+        """Let this listener have the next connections."""
+        self.listener.end_own_refusals()
+        self.listener = listener
+        listener.endpoint = self
+
+    async def bind(
+        self,
+        port: int | None,
+        host: str | None,
+        path: str | os.PathLike[str] | None,
+        sock: socket.socket | None,
+        backlog: int,
+    ) -> None:
+        """Bind, or take what is bound, and accept connections."""
+        loop = asyncio.get_running_loop()
+        waiting = backlog
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            waiting = min(backlog, self.listener.connections.descriptors.batch())
+        server = self._server = await self._bound(loop, port, host, path, sock, waiting)
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            descriptors.let_wait(server, backlog)
+        self.addresses = [sockets.name_of(each) for each in server.sockets]
+
+    async def _bound(  # noqa: PLR0917 - the ways that listen() takes
+        self,
+        loop: asyncio.AbstractEventLoop,
+        port: int | None,
+        host: str | None,
+        path: str | os.PathLike[str] | None,
+        sock: socket.socket | None,
+        backlog: int,
+    ) -> asyncio.Server:
+        if path is not None:
+            unix = sockets.UnixPath(path)
+            unix.refuse_if_served()
+            server = await loop.create_unix_server(self, unix.path, backlog=backlog)
+            unix.note()
+            self._unix = unix
+            return server
+        if sock is None:
+            return await loop.create_server(self, host, port or 0, backlog=backlog)
+        if sock.family == getattr(socket, "AF_UNIX", None):
+            return await loop.create_unix_server(self, sock=sock, backlog=backlog)
+        return await loop.create_server(self, sock=sock, backlog=backlog)
+
+    def stop_accepting(self) -> None:
+        """Accept nothing more, but let what was accepted reach its connection."""
+        if self._server is not None:
+            sockets.stop_accepting(self._server)
+
+    def close(self) -> None:
+        """Close what is bound; the connections go on."""
+        self.addresses = []
+        if self._server is not None:
+            self._server.close()
+        if self._unix is not None:
+            self._unix.remove()
