@@ -17,7 +17,7 @@ import pytest
 from interop.peers import program, run
 from pillarbox import AuthRequest, ConfigurationError, Reject, Session
 from pillarbox.users import Chain, users_from_url
-from support import b64, careless, pem, recorded, serving
+from support import b64, careless, on_both_loops, pem, recorded, serving
 from users.dovecot_auth import DovecotAuth, dovecot_auth
 from users.logins import LATER, WELCOME, WRONG, asking, by_smtplib, offered, plain, session, started
 
@@ -36,6 +36,7 @@ def request(name: str, password: str, authzid: str = "") -> AuthRequest:
     return AuthRequest("PLAIN", name, password=password, authcid=name, authzid=authzid)
 
 
+@on_both_loops
 async def test_clients_log_in(dovecot: DovecotAuth) -> None:
     async with asking(users_from_url(dovecot.url)) as served:
         assert await offered(served) == ["PLAIN", "LOGIN"]

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from pillarbox import ConfigurationError
 from pillarbox.users import users_from_url
-from support import b64, ca, careless, pem, recorded
+from support import b64, ca, careless, on_both_loops, pem, recorded
 from users.endpoint import Answer, endpoint
 from users.logins import LATER, WELCOME, WRONG, asking, bearer, by_smtplib, offered, plain
 
@@ -25,6 +25,7 @@ def knows_ann(asked: Any) -> Any:
     return web.json_response({"why": "wrong"}, status=401)
 
 
+@on_both_loops
 async def test_clients_log_in() -> None:
     seen: list[Any] = []
     async with (
@@ -119,6 +120,7 @@ ANSWERS: dict[str, tuple[Answer, str]] = {
     "null": (lambda _: {"user": None}, "its answer has no user"),
     "empty": (lambda _: {"user": ""}, "its answer has no user"),
     "control": (lambda _: {"user": "ann\r\nX: y"}, "its answer has no user"),
+    "deep": (lambda _: web.Response(text="[" * 60_000), "its answer is no JSON"),
     "endless": (lambda _: web.Response(text="x" * 100_000), "its answer has more than 65536 octets"),
 }
 

@@ -126,7 +126,7 @@ class TestTokens:
         async with asking(backend(file), backend(file, issuer="https://other.example")) as served:
             assert await bearer(served, token(iss="https://other.example")) == ("", WELCOME)
             assert await bearer(served, token()) == ("", WELCOME)
-            for strange in (token(iss="https://third.example"), token(iss=None), "no-jwt", "a.b.c"):
+            for strange in (token(iss="https://third.example"), token(iss=None), "no-jwt", "a.b.c", *DEEP):
                 assert await bearer(served, strange) == (INVALID, WRONG)
 
     @pytest.mark.parametrize("method", ["OAUTHBEARER", "XOAUTH2"])
@@ -171,6 +171,11 @@ class TestTokens:
             assert await bearer(served, token(**claims)) == (("", WELCOME) if good else refused)
             told = '{"status": "403", "schemes": "bearer", "scope": "mail.send"}'
             assert await bearer(served, token(**claims), "ann", "XOAUTH2") == (("", WELCOME) if good else (told, WRONG))
+
+
+_deep = base64.urlsafe_b64encode(b"[" * 4000).decode()
+_head = base64.urlsafe_b64encode(b'{"alg":"ES256"}').decode().rstrip("=")
+DEEP = (f"{_deep}.e30.x", f"{_head}.{_deep}.x", f"{_head}.W10.x")  # what no reader of JSON likes, and no claims
 
 
 def encoded(claims: dict[str, Any]) -> str:

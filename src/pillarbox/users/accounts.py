@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from pillarbox import saslprep
@@ -55,13 +56,24 @@ class Accounts(dict[str, Account]):
 
         What is done for it takes as long as for a real one and looks the same, so that nobody learns which names exist.
         """
-        chosen = [account for account in self.values() if account.keys or not with_keys]
+        chosen = self._with_keys if with_keys else self._all
         if not chosen:
             return None
-        return chosen[int.from_bytes(hmac.digest(self.salt(), username.encode(), "sha256")[:8]) % len(chosen)]
+        return chosen[int.from_bytes(hmac.digest(self.salt, username.encode(), "sha256")[:8]) % len(chosen)]
 
+    # Strangers ask for names that nobody has as often as they like: the lists are made once.
+
+    @cached_property
+    def _all(self) -> list[Account]:
+        return list(self.values())
+
+    @cached_property
+    def _with_keys(self) -> list[Account]:
+        return [account for account in self.values() if account.keys]
+
+    @cached_property
     def salt(self) -> bytes:
-        """Return what makes these choices unforeseeable, the same in all processes that read the file."""
+        """What makes these choices unforeseeable, the same in all processes that read the file."""
         # Of the first account alone: so the choices stay when others are added.
         first = next(iter(self.values()), None)
         text = first.secrets()[0].text if first else ""

@@ -44,8 +44,8 @@ class Checking:
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """End the threads when they have ended what they do; nothing more is begun."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """End the threads when they have checked what clients still wait for."""
+        self._executor.shutdown(wait=False)
 
     def _take(self, client: str) -> None:
         with self._lock:

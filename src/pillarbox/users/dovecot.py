@@ -52,6 +52,7 @@ class DovecotUsers(Users):
         self._path = local_path(url)
         self._connecting = asyncio.Lock()
         self._connection: _Connection | None = None
+        self._closed = False
 
     async def start(self) -> None:
         """Connect: a socket that is not there, or that speaks something else, is found now."""
@@ -80,7 +81,8 @@ class DovecotUsers(Users):
         return self._user(answer, session)
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection; who still waits is told to come again."""
+        self._closed = True
         if self._connection is not None:
             await self._connection.close()
 
@@ -93,6 +95,8 @@ class DovecotUsers(Users):
 
     async def _connected(self) -> _Connection:
         async with self._connecting:
+            if self._closed:
+                raise EOFError("it is closed")
             if self._connection is None or self._connection.lost:
                 async with asyncio.timeout(self.settings.timeout):
                     self._connection = await _Connection.open(self._path)

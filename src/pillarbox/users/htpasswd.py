@@ -88,7 +88,7 @@ class HtpasswdUsers(Users):
         like = accounts.somebody(username, with_keys=True) if accounts is not None else None
         if accounts is None or like is None:
             return ()
-        secret = accounts.salt()
+        secret = accounts.salt
         return [
             ScramKeys.of_nobody(username, hash=keys.hash, iterations=keys.iterations, secret=secret)
             for keys in like.scram_keys()

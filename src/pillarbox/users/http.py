@@ -133,7 +133,7 @@ def _user(status: int, content: bytes) -> str:
         raise ValueError(f"it answered {status}, and neither 200, 401 nor 403")
     try:
         answer = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("its answer is no JSON") from None
     user = answer.get("user") if isinstance(answer, dict) else None
     if not isinstance(user, str) or not user or not user.isprintable():

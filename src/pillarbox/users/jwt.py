@@ -88,7 +88,7 @@ class JWTUsers(Users):
         try:
             header = jwt.get_unverified_header(token)
             claimed = jwt.decode(token, options={"verify_signature": False})
-        except (jwt.PyJWTError, ValueError):
+        except (jwt.PyJWTError, ValueError, RecursionError):
             return None  # no JWT
         if claimed.get("iss") != self.settings.issuer:
             return None

@@ -140,7 +140,7 @@ def parse_keys(content: bytes) -> list[dict[str, Any]]:
     """Return the keys of a set that sign; raise ValueError for what is no set of keys."""
     try:
         document = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("it is no JSON") from None
     keys = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(keys, list) or not keys:
