@@ -9,7 +9,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin
 
-from pillarbox import Extension, Options
+from pillarbox import Extension, LimitCounts, Options
 from pillarbox.optioncheck import plain_default
 from pillarbox.options import HANDLERS, PEM, SECTIONS, Declaration, Hook, Resolver, declarations
 
@@ -76,6 +76,7 @@ _KINDS: dict[Any, str] = {
     bool: "bool",
     Any: "bool or logger",
     Hook: "function",
+    LimitCounts: "LimitCounts",
     Resolver: "resolver",
     ssl.SSLContext: "`ssl.SSLContext`",
 }
@@ -131,7 +132,8 @@ def _kind(hint: Any) -> str:
 
 
 def _hints() -> dict[str, Any]:
-    return typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension, "Mechanism": str})
+    names = {"ssl": ssl, "Extension": Extension, "LimitCounts": LimitCounts, "Mechanism": str}
+    return typing.get_type_hints(Options, localns=names)
 
 
 if __name__ == "__main__":

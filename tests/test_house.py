@@ -16,6 +16,7 @@ SOURCE = Path(pillarbox.__file__).parent
 ORDER = [
     "errors",
     "networks",
+    "counts",
     "extension",
     "optioncheck",
     "camelcase",

@@ -6,9 +6,12 @@
 The names below are the public ones; modules and names that are not here may change in any release.
 """
 
+from pillarbox.counts import LimitCounts
 from pillarbox.errors import ConfigurationError, ConnectionLost, HandshakeFailed, MessageTooLarge, Reject
 from pillarbox.extension import Asked, Command, Extension, Parameter, Phase
 from pillarbox.logs import log_fields
+from pillarbox.net.bound import BoundSockets
+from pillarbox.net.certificates import self_signed_certificate
 from pillarbox.net.dns import DNSResolver, HostNames
 from pillarbox.networks import Networks
 from pillarbox.options import Options
@@ -40,6 +43,7 @@ __all__ = [
     "Address",
     "Asked",
     "AuthRequest",
+    "BoundSockets",
     "Command",
     "ConfigurationError",
     "ConnectionLost",
@@ -52,6 +56,7 @@ __all__ = [
     "HandshakeFailed",
     "HostNames",
     "InvalidCredential",
+    "LimitCounts",
     "Mechanism",
     "MessageDSN",
     "MessageStream",
@@ -74,4 +79,5 @@ __all__ = [
     "received_header",
     "return_path_header",
     "saslprep",
+    "self_signed_certificate",
 ]

@@ -9,6 +9,7 @@ import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
+from pillarbox.counts import LimitCounts
 from pillarbox.extension import Extension
 from pillarbox.options import PEM, Hook, Resolver, TLSVersion
 from pillarbox.smtp.sasl import Mechanism
@@ -90,6 +91,7 @@ class OptionKeywords(TypedDict, total=False):
     rates_per_account: Mapping[str, str] | None
     rates_over_all: Mapping[str, str] | None
     rate_store: str
+    limit_counts: LimitCounts | None
     unlimited_hosts: Sequence[str]
     use_proxy: bool | Sequence[str]
     proxy_timeout: float | None

@@ -80,11 +80,13 @@ def likely(name: str, known: Sequence[str]) -> str:
 @lru_cache(maxsize=1)
 def hints() -> dict[str, Any]:
     """Return option → type, for all that a configuration file can hold."""
+    from pillarbox.counts import LimitCounts
     from pillarbox.extension import Extension
     from pillarbox.options import Options
 
     # A file holds mechanisms by their names alone.
-    found = typing.get_type_hints(Options, localns={"ssl": ssl, "Extension": Extension, "Mechanism": str})
+    names = {"ssl": ssl, "Extension": Extension, "LimitCounts": LimitCounts, "Mechanism": str}
+    found = typing.get_type_hints(Options, localns=names)
     return {name: found[name] for name, declaration in _declarations().items() if not declaration.in_code_only}
 
 
@@ -269,6 +271,15 @@ def resolver(name: str, value: Any) -> Any:
     """Refuse an object without ``async reverse(ip)``."""
     if value is not None and not callable(getattr(value, "reverse", None)):
         wrong(name, "must be an object with a method 'async reverse(ip: str) -> Sequence[str]'")
+    return value
+
+
+def limit_counts(name: str, value: Any) -> Any:
+    """Refuse what does not count."""
+    from pillarbox.counts import LimitCounts
+
+    if value is not None and not isinstance(value, LimitCounts):
+        wrong(name, f"must be a pillarbox.LimitCounts, not {type(value).__name__}")
     return value
 
 

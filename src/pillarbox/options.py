@@ -20,6 +20,7 @@ from pillarbox.errors import ConfigurationError
 if TYPE_CHECKING:
     import ssl
 
+    from pillarbox.counts import LimitCounts
     from pillarbox.extension import Extension
     from pillarbox.smtp.sasl import Mechanism
 
@@ -539,10 +540,18 @@ class Options:
     rate_store: str = _option(
         "memory",
         LIMITS,
-        "Where rates are counted: `memory`, in this process, or `redis://host:port/db` for several that share them"
-        " (needs the extra `redis`).",
+        "Where rates are counted: `memory`, in this process or by `limit_counts`, or `redis://host:port/db` for several"
+        " that share them (needs the extra `redis`).",
         check=optioncheck.rate_store,
         secret=True,
+    )
+    limit_counts: LimitCounts | None = _option(
+        None,
+        LIMITS,
+        "A `LimitCounts` for several servers that are to have `max_clients`, `max_clients_per_address` and the rates"
+        " in memory together. None: they hold for this server alone. See [limits](limits.md#several-servers).",
+        in_code_only=True,
+        check=optioncheck.limit_counts,
     )
     unlimited_hosts: Sequence[str] = _option(
         (),

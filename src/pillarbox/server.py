@@ -26,7 +26,7 @@ from pillarbox.options import Options
 from pillarbox.smtp.service import Service
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import TracebackType
     from typing import Self, Unpack
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 # What update_secure_context may change: key, certificate and the map of server names.
 _RENEWABLE = ("key", "cert", "ca", "key_password", "sni_options", "sni_callback", "ssl_context")
+_WHOLE_SERVERS = ("close_timeout", "limit_counts")
 
 
 class SMTPServer(Handlers):
@@ -60,8 +61,8 @@ class SMTPServer(Handlers):
         # What cannot be used, a key or an extension, is an error now, not at the first connection.
         TLSContexts(self.options)
         Service(self.options, dict.fromkeys(HOOKS), self._log)
-        self._connections = Connections(self._log)
-        self._rate_stores = RateStores()
+        self._connections = Connections(self._log, self.options)
+        self._rate_stores = RateStores(self.options.limit_counts)
         self._endpoints: list[Endpoint] = []
         self._socket_endpoint: Endpoint | None = None
         self._dns = DNSResolver()
@@ -77,7 +78,7 @@ class SMTPServer(Handlers):
         host: str | None = None,
         *,
         path: str | os.PathLike[str] | None = None,
-        sock: socket.socket | None = None,
+        sock: socket.socket | Sequence[socket.socket] | None = None,
         fd: int | None = None,
         backlog: int = 1024,
         **overrides: Unpack[OptionKeywords],
@@ -85,10 +86,10 @@ class SMTPServer(Handlers):
         """Accept connections, and return what was bound: ``(host, port)`` or a path.
 
         Give a port (0: any free one) and a host (None: all interfaces), or ``path`` of a Unix socket, or a bound
-        ``sock``, or its ``fd``. Call it again for more listeners; keywords are options of this listener alone.
-        backlog: connections that may wait to be accepted. With port 0 and no host, IPv4 and IPv6 may get different
-        ports: ``addresses`` has both. Raises ConfigurationError for bad options, OSError where the address cannot be
-        bound, RuntimeError after ``close()``.
+        ``sock`` (or several, see ``BoundSockets``), or its ``fd``. Call it again for more listeners; keywords are
+        options of this listener alone. backlog: connections that may wait to be accepted. With port 0 and no host,
+        IPv4 and IPv6 may get different ports: ``addresses`` has both. Raises ConfigurationError for bad options,
+        OSError where the address cannot be bound, RuntimeError after ``close()``.
         """
         given = [
             name for name, value in (("port", port), ("path", path), ("sock", sock), ("fd", fd)) if value is not None
@@ -99,19 +100,18 @@ class SMTPServer(Handlers):
             )
         if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
             raise ConfigurationError(f"listen(): port must be a number from 0 to 65535, not {port!r}")
+        given_sockets = sockets.listed(sock) if fd is None else [socket.socket(fileno=fd)]
         endpoint = Endpoint(self._listener(overrides))
-        self._connections.descriptors.measure(len(self._endpoints) + 1)
-        if fd is not None:
-            sock = socket.socket(fileno=fd)
         self._endpoints.append(endpoint)
+        self._connections.descriptors.measure(len(self._endpoints) + max(0, len(given_sockets) - 1))
         try:
-            await endpoint.bind(port, host, path, sock, backlog)
-            self._check_open()  # meanwhile
+            await endpoint.bind(port, host, path, given_sockets, backlog)
+            self._check_open()  # meanwhile it may have been closed
         except BaseException:
             self._endpoints.remove(endpoint)
             endpoint.close()
-            if sock is not None and fd is not None:
-                sock.close()
+            for unwanted in given_sockets if fd is not None else ():
+                unwanted.close()
             raise
         bound = endpoint.addresses
         self._log.event(INFO, "listen", None, "listening on %s", ", ".join(map(sockets.display, bound)))
@@ -240,7 +240,8 @@ class SMTPServer(Handlers):
         own. What is counted goes on: rates, clients. Raises ConfigurationError, or ValueError for an address that is
         none, and then changes nothing.
         """
-        new = Options.make(options, **overrides)
+        # Where others count too is no matter of taste: it stays.
+        new = Options.make(options, **{**overrides, "limit_counts": self.options.limit_counts})
         own = {id(self._endpoint(address)): keywords for address, keywords in (listeners or {}).items()}
         plans = []
         for endpoint in self._all_endpoints():
@@ -252,6 +253,7 @@ class SMTPServer(Handlers):
         for hook in HOOKS:
             self._take_handler(hook, new)
         self.options = new
+        self._connections.share(new)
         for endpoint, listener in made:
             endpoint.use(listener)
 
@@ -359,8 +361,9 @@ class SMTPServer(Handlers):
 
 
 def _listener_options(base: Options, overrides: OptionKeywords) -> Options:
-    if "close_timeout" in overrides:
-        optioncheck.wrong("close_timeout", "is the whole server's: give it to SMTPServer, not to one listener")
+    for name in _WHOLE_SERVERS:
+        if name in overrides:
+            optioncheck.wrong(name, "is the whole server's: give it to SMTPServer, not to one listener")
     return base.replace(**overrides) if overrides else base
 
 

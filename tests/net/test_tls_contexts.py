@@ -381,7 +381,7 @@ def test_it_is_made_when_it_is_needed_and_fresh_in_each_process() -> None:
         "import sys; from pillarbox.net.tls import TLSContexts; from pillarbox.options import Options\n"
         "contexts = TLSContexts(Options(sni_callback=lambda name: None))\n"
         "assert 'cryptography' not in sys.modules; contexts.context; assert 'cryptography' in sys.modules\n"
-        "from pillarbox.net import certificates; print(certificates.self_signed())"
+        "from pillarbox.net import certificates; print(certificates.self_signed_certificate())"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(certificates.__file__).parents[2])}
     run = [subprocess.check_output([sys.executable, "-c", program], env=environment) for _ in range(2)]

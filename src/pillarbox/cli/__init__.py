@@ -9,6 +9,7 @@ import click
 
 from pillarbox import __version__
 from pillarbox.cli.serve import serve
+from pillarbox.cli.worker import worker
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Try it: pillarbox serve")
@@ -18,6 +19,7 @@ def program() -> None:
 
 
 program.add_command(serve)
+program.add_command(worker)
 
 
 def main() -> None:

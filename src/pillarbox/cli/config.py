@@ -17,6 +17,7 @@ from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.cpus import Workers, number_of_workers
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import PATIENCE, Route, Routes
 from pillarbox.program.settings import Settings, likely
@@ -34,6 +35,7 @@ _ACCESS_KEYS = tuple(AccessSettings.model_fields)
 class ProgramSettings(Settings):
     """The table ``[program]``; each key is an argument too."""
 
+    workers: Workers = 1
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
@@ -70,6 +72,7 @@ class Configuration:
     routes: tuple[Route, ...]
     program: ProgramSettings
     sources: Mapping[str, str]  # where each option that is set stands
+    snapshot: Mapping[str, Any]  # what `effective` made it of, in values that JSON can hold: it makes it again
 
     def routes_of(self, listener: Listener) -> Routes:
         """Return the routes of one listener."""
@@ -118,7 +121,13 @@ def effective(
         or _cli_listeners([DEFAULT_ADDRESS], options, own, document)
     )
     routes = tuple(_cli_routes(deliver) or _file_routes(document) or _cli_routes([DEFAULT_TARGET], ""))
-    configuration = Configuration(options, listeners, routes, _program(document, program or {}), _sources(given))
+    snapshot = {
+        "file": file, "settings": settings, "listen": listen, "deliver": deliver, "accept": accept,
+        "program": program or {}, "content": None if file is None else document.content,
+    }  # fmt: skip
+    configuration = Configuration(
+        options, listeners, routes, _program(document, program or {}), _sources(given), snapshot
+    )
     _check_routes(configuration)
     return _closed(configuration)
 
@@ -170,8 +179,13 @@ def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
 def _program(document: Document, arguments: Mapping[str, Any]) -> ProgramSettings:
     table, source = document.table("program")
     with _placed(source):
-        ProgramSettings.from_table(table)
-    return ProgramSettings.from_table({**table, **arguments})
+        number_of_workers(ProgramSettings.from_table(table).workers)
+    try:
+        chosen = ProgramSettings.from_table({**table, **arguments})
+        number_of_workers(chosen.workers)
+    except ConfigurationError as error:  # it names the argument as the key is called
+        raise ConfigurationError(f"--{str(error).replace('_', '-')}") from error
+    return chosen
 
 
 def _server(document: Document) -> _Values:

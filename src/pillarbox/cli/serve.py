@@ -16,6 +16,10 @@ class Failure(click.ClickException):
     exit_code = 2
 
 
+def _whole_number(_context: click.Context, _option: click.Parameter, text: str | None) -> int | str | None:
+    return int(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 10 else text
+
+
 _HELP = """Receive mail until SIGINT or SIGTERM.
 
 Without arguments it listens on 127.0.0.1:2525 and stores every message in the Maildir ./Maildir.
@@ -35,6 +39,7 @@ Examples:
 @click.option("--set", "settings", metavar="NAME=VALUE", multiple=True, help="Any option of the server; TOML or text.")
 @click.option("--config", metavar="FILE", help="A TOML file; the arguments beat it.")
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
+@click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
 def serve(
     listen: tuple[str, ...],

@@ -180,8 +180,12 @@ def _on_disk(pem: bytes, cleanup: ExitStack) -> str:
 
 
 @lru_cache(maxsize=1)
-def self_signed() -> tuple[bytes, bytes]:
-    """Make key and certificate for localhost, once for each process: nothing that others could know is shipped."""
+def self_signed_certificate() -> tuple[bytes, bytes]:
+    """Return key and certificate (PEM) for localhost, as a server without any has them: made once for each process.
+
+    For several processes that are to show the same one: give both to each as the options ``key`` and ``cert``.
+    """
+    # Made here and now: nothing that others could know is shipped.
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
 

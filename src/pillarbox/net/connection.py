@@ -29,13 +29,14 @@ MOST_BEFORE_GREETING = 16 * 1024
 class Connection(TransportWire):
     """A client's connection; its task runs what happens on it in order."""
 
-    __slots__ = ("_over", "conversation", "counted", "network", "service", "session", "task")
+    __slots__ = ("_over", "conversation", "counted", "network", "places", "service", "session", "task")
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(listener, loop)
         self.service = listener.service
         self.counted = self._over = False
         self.network: str | None = None  # under which it is counted
+        self.places: tuple[str, ...] = ()  # where it is counted with those of other servers
         self.conversation: Conversation | None = None
         self.task: asyncio.Task[None] | None = None
 
@@ -113,6 +114,8 @@ class Connection(TransportWire):
             if listener.proxies is not None and session.remote_address in listener.proxies:
                 await self._read_proxy_header()
             refusal = self._refusal()
+            if refusal is None and listener.shared is not None:
+                refusal = await self._shared_refusal()
             if refusal is None and listener.looks_at_addresses:
                 refusal = await self.admit()
             if refusal is not None:
@@ -160,11 +163,19 @@ class Connection(TransportWire):
             return self.service.too_many_clients
         return None
 
+    async def _shared_refusal(self) -> Reply | None:
+        listener, session = self.listener, self.session
+        if session.ignored or listener.shared is None or await listener.shared.admits(self):
+            return None
+        listener.beyond_max_clients.note(session, listener.options.max_clients)
+        return self.service.too_many_clients
+
     async def admit(self) -> Reply | None:
-        rates = self.service.rates
+        rates, shared = self.service.rates, self.listener.shared
         if self.session.ignored:
             return None
-        if self.listener.admits_of_address(self) and (rates is None or await rates.take("connections", self.session)):
+        admitted = self.listener.admits_of_address(self) and (shared is None or await shared.admits_of_network(self))
+        if admitted and (rates is None or await rates.take("connections", self.session)):
             return None
         self.listener.connections.beyond_address.note(self.session)
         return self.service.too_many_connections

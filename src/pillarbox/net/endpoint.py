@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Any
 
 from pillarbox.net import descriptors, sockets
 from pillarbox.net.connection import Connection
 
 if TYPE_CHECKING:
     import os
+    from collections.abc import Sequence
 
     from pillarbox.net.listener import Listener
+
+# From Python 3.13 on the path of a Unix socket is removed at the end, also of one that another process made and keeps.
+_KEEP_PATH: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
 
 
 class Endpoint:
@@ -21,7 +26,8 @@ class Endpoint:
     def __init__(self, listener: Listener) -> None:
         self.counted = 0  # connections that came in here
         self.addresses: list[tuple[str, int] | str] = []
-        self._server: asyncio.Server | None = None
+        self._place: str | None = None  # as other processes that listen here call it
+        self._servers: list[asyncio.Server] = []
         self._unix: sockets.UnixPath | None = None
         self.listener = listener
         listener.endpoint = self
@@ -35,24 +41,29 @@ class Endpoint:
         self.listener.end_own_refusals()
         self.listener = listener
         listener.endpoint = self
+        listener.share(self._place)
 
     async def bind(
         self,
         port: int | None,
         host: str | None,
         path: str | os.PathLike[str] | None,
-        sock: socket.socket | None,
+        given: Sequence[socket.socket],
         backlog: int,
     ) -> None:
-        """Bind, or take what is bound, and accept connections."""
+        """Bind, or take what is bound already, and accept connections."""
         loop = asyncio.get_running_loop()
+        self._place = sockets.place(port, host, path, given)
+        self.listener.share(self._place)
         waiting = backlog
         if isinstance(loop, asyncio.SelectorEventLoop):
             waiting = min(backlog, self.listener.connections.descriptors.batch())
-        server = self._server = await self._bound(loop, port, host, path, sock, waiting)
-        if isinstance(loop, asyncio.SelectorEventLoop):
-            descriptors.let_wait(server, backlog)
-        self.addresses = [sockets.name_of(each) for each in server.sockets]
+        for sock in given or (None,):
+            server = await self._bound(loop, port, host, path, sock, waiting)
+            self._servers.append(server)
+            if isinstance(loop, asyncio.SelectorEventLoop):
+                descriptors.let_wait(server, backlog)
+            self.addresses += [sockets.name_of(each) for each in server.sockets]
 
     async def _bound(  # noqa: PLR0917 - the ways that listen() takes
         self,
@@ -73,18 +84,18 @@ class Endpoint:
         if sock is None:
             return await loop.create_server(self, host, port or 0, backlog=backlog)
         if sock.family == getattr(socket, "AF_UNIX", None):
-            return await loop.create_unix_server(self, sock=sock, backlog=backlog)
+            return await loop.create_unix_server(self, sock=sock, backlog=backlog, **_KEEP_PATH)
         return await loop.create_server(self, sock=sock, backlog=backlog)
 
     def stop_accepting(self) -> None:
         """Accept nothing more, but let what was accepted reach its connection."""
-        if self._server is not None:
-            sockets.stop_accepting(self._server)
+        for server in self._servers:
+            sockets.stop_accepting(server)
 
     def close(self) -> None:
         """Close what is bound; the connections go on."""
         self.addresses = []
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         if self._unix is not None:
             self._unix.remove()

@@ -13,6 +13,7 @@ from pillarbox.net.descriptors import Descriptors
 from pillarbox.net.pace import DATA_GRACE
 from pillarbox.net.rates import RateStores, rates
 from pillarbox.net.refusals import Refusals
+from pillarbox.net.shared import shared_counts, shared_limits
 from pillarbox.net.tls import TLSContexts
 from pillarbox.net.wire import seconds_or_forever
 from pillarbox.networks import Networks, client_network
@@ -44,7 +45,9 @@ _BEYOND_ADDRESS = (
 class Connections:
     """The live connections of a server, what it refuses, and the one sweep that ends the patience with the others."""
 
-    def __init__(self, log: EventLog) -> None:
+    def __init__(self, log: EventLog, options: Options) -> None:
+        self._log = log
+        self.share(options)
         self.all: set[Connection] = set()
         self.counted = 0
         self.of_network: dict[str, int] = {}  # where a listener has `max_clients_per_address`
@@ -56,6 +59,10 @@ class Connections:
         self.beyond_descriptors = Refusals(log, *_BEYOND_DESCRIPTORS)
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS)
         self.beyond_address = Refusals(log, *_BEYOND_ADDRESS)
+
+    def share(self, options: Options) -> None:
+        """Count with other servers from now on, where ``limit_counts`` says so."""
+        self.shared = shared_counts(options, self._log)
 
     def watch(self, timeout: float | None) -> None:
         """Sweep often enough for this timeout: it is kept to within a sixteenth, and to a second at most."""
@@ -84,6 +91,8 @@ class Connections:
             connection.listener.endpoint.counted -= 1
         if connection.network is not None:
             self.count_network(connection, None)
+        if connection.places and connection.listener.shared is not None:
+            connection.listener.shared.leaves(connection)
 
     def count_network(self, connection: Connection, network: str | None) -> None:
         """Count a connection where its client comes from, and no longer where it was counted before."""
@@ -133,6 +142,7 @@ class Listener:
         log = EventLog(options.logger, options.component)
         own = "max_clients" in self.overridden
         self.beyond_max_clients = Refusals(log, *_BEYOND_MAX_CLIENTS) if own else connections.beyond_max_clients
+        self.share(None)
         self.names = names
         counted = rates(options, stores, log)
         self.service = Service(options, hooks, log, counted)
@@ -164,6 +174,11 @@ class Listener:
             connections.watch(seconds)
         if self.proxies:
             connections.watch(options.proxy_timeout)
+
+    def share(self, place: str | None) -> None:
+        """Count with other servers, where ``limit_counts`` says so; place: what is listened on, if others can too."""
+        own = "max_clients" in self.overridden
+        self.shared = shared_limits(self.options, self.connections.shared, place, own_limit=own)
 
     def renewed(self, tls_options: Mapping[str, Any]) -> tuple[Options, TLSContexts]:
         """Return options and contexts with these changes, without changing anything yet."""

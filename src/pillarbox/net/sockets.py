@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import stat
+from collections.abc import Sequence
 
 # How long connections that were told to end may take to do it.
 CUT_OFF_TIME = 1.0
@@ -27,6 +28,24 @@ def display(address: tuple[str, int] | str) -> str:
         return f"unix:{address}"
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def listed(given: socket.socket | Sequence[socket.socket] | None) -> list[socket.socket]:
+    """Return the sockets that were given: none, one or several."""
+    if given is None:
+        return []
+    return [given] if isinstance(given, socket.socket) else list(given)
+
+
+def place(
+    port: int | None, host: str | None, path: str | os.PathLike[str] | None, bound: Sequence[socket.socket]
+) -> str | None:
+    """Name what is listened on, as others who listen there would; None where nobody else can."""
+    if bound:
+        return ",".join(display(name_of(sock)) for sock in bound)
+    if path is not None:
+        return display(os.fspath(path))
+    return display((host or "", port)) if port else None
 
 
 def stop_accepting(server: asyncio.Server) -> None:
@@ -63,6 +82,12 @@ class UnixPath:
             except OSError:  # its backlog is full, or it is of another kind: somebody is
                 pass
         raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE), self.path)
+
+    def remove_stale(self) -> None:
+        """Remove the path of a socket that nobody serves, after ``refuse_if_served``; an abstract name has none."""
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            if not self.path.startswith("\0"):
+                os.unlink(self.path)  # noqa: PTH108
 
     def note(self) -> None:
         """Remember the socket that was bound."""

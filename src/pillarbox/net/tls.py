@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox.errors import PROGRAM_ENDS
 from pillarbox.net.binding import channel_bindings, note_certificates
-from pillarbox.net.certificates import Given, self_signed
+from pillarbox.net.certificates import Given, self_signed_certificate
 from pillarbox.net.dns import is_host_name
 from pillarbox.optioncheck import wrong
 from pillarbox.session import TLSInfo
@@ -52,7 +52,7 @@ class TLSContexts:
     def context(self) -> ssl.SSLContext:
         """The context to start TLS with; the self-signed certificate is made when this is first read."""
         if self._lacks_certificate:
-            key, cert = self_signed()
+            key, cert = self_signed_certificate()
             note_certificates(self._context, Given(None, key, cert).load_pairs([self._context]))
             self._lacks_certificate = False
         return self._context

@@ -14,14 +14,14 @@ from pillarbox import ConfigurationError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pillarbox import SMTPServer
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.program.receiver import Receiver
     from pillarbox.program.routes import Route
 
-__all__ = ["run"]
+__all__ = ["Process", "StopSignals", "cannot_listen", "loop_factory", "run", "serve"]
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -38,14 +38,23 @@ _ADVICE = {
 
 
 def run(configuration: Configuration) -> None:
-    """Serve until a signal says otherwise, on uvloop where it is installed."""
+    """Serve until a signal says otherwise, on uvloop where it is installed; in several processes where it says so."""
     import asyncio
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(configuration))
+    from pillarbox.program.cpus import number_of_workers
+
+    workers = number_of_workers(configuration.program.workers)
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        if workers > 1:
+            from pillarbox.program.workers import Supervisor
+
+            runner.run(Supervisor(configuration, workers).run())
+        else:
+            runner.run(serve(configuration))
 
 
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return uvloop's factory, or None for asyncio's own."""
     try:
         import uvloop
     except ImportError:
@@ -56,28 +65,58 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 # --- From start to end
 
 
-async def _serve(configuration: Configuration) -> None:
+class Process:
+    """What a process that is alone does by itself, and a worker leaves to its supervisor."""
+
+    options: Mapping[str, Any] = {}
+    """Options of the server beside those of the configuration."""
+
+    def __init__(self) -> None:
+        self._signals = StopSignals()
+
+    def address(self, number: int, listener: Listener) -> Mapping[str, Any]:
+        """Return the arguments of ``SMTPServer.listen`` that say where; number: which listener it is, from 0."""
+        return listener.arguments
+
+    def ready(self, addresses: list[tuple[str, int] | str]) -> None:
+        """Tell that all is listened on."""
+        from pillarbox.cli.addresses import address_text
+
+        for address in addresses:
+            _log.info("listening on %s", address_text(address))
+
+    async def stopped(self) -> None:
+        """Return when the process is to end."""
+        await self._signals.stopped()
+
+    def closed(self) -> None:
+        """Tell that it has ended."""
+        _log.info("closed")
+
+
+async def serve(configuration: Configuration, process: Process | None = None) -> None:
+    """Serve in this process until its end."""
     from pillarbox import SMTPServer
     from pillarbox.program.receiver import Receiver
 
-    stopped = _on_signals()
+    process = process or Process()
     try:
         # The program shows all records itself: the option would show them twice.
-        server = SMTPServer(configuration.options, logger=False)
+        server = SMTPServer(configuration.options, **{**process.options, "logger": False})
     except ConfigurationError as error:  # a key that cannot be read
         raise configuration.located(error) from error
     receiver = Receiver()
     try:
         for route in configuration.routes:
             await _start(route)
-        await _listen(server, configuration, receiver)
-        _log.info("%s: closing; a second signal ends at once", await stopped)
+        await _listen(server, configuration, receiver, process)
+        await process.stopped()
     finally:
         await server.close()
         await receiver.close()
         for route in configuration.routes:
             await route.target.close()
-    _log.info("closed")
+    process.closed()
 
 
 async def _start(route: Route) -> None:
@@ -87,26 +126,24 @@ async def _start(route: Route) -> None:
         raise ConfigurationError(f"{route.source}: {error}" if route.source else str(error)) from error
 
 
-async def _listen(server: SMTPServer, configuration: Configuration, receiver: Receiver) -> None:
-    from pillarbox.cli.addresses import address_text
-
-    for listener in configuration.listeners:
+async def _listen(server: SMTPServer, configuration: Configuration, receiver: Receiver, process: Process) -> None:
+    for number, listener in enumerate(configuration.listeners):
         handlers = receiver.handlers(listener.options.name, configuration.routes_of(listener), listener.access)
-        await _listen_on(server, listener, handlers)
+        overrides = {**listener.overrides, "logger": False, **handlers}
+        try:
+            await server.listen(**process.address(number, listener), **overrides)
+        except (ConfigurationError, OSError, ValueError) as error:
+            raise cannot_listen(listener, error) from error
     # Only now: of a start that fails there is one message to read.
-    for address in server.addresses:
-        _log.info("listening on %s", address_text(address))
+    process.ready(server.addresses)
 
 
-async def _listen_on(server: SMTPServer, listener: Listener, handlers: dict[str, Callable[..., Any]]) -> None:
-    overrides = {**listener.overrides, "logger": False, **handlers}
+def cannot_listen(listener: Listener, error: ConfigurationError | OSError | ValueError) -> ConfigurationError:
+    """Return the error of a listener with its place; ValueError: a descriptor that is no stream socket."""
     place = f"{listener.source}: " if listener.source else ""
-    try:
-        await server.listen(**listener.arguments, **overrides)
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{place}{error}") from error
-    except (OSError, ValueError) as error:  # ValueError: a descriptor that is no stream socket
-        raise ConfigurationError(f"{place}cannot listen on {listener.address}: {_reason(error)}") from error
+    if isinstance(error, ConfigurationError):
+        return ConfigurationError(f"{place}{error}")
+    return ConfigurationError(f"{place}cannot listen on {listener.address}: {_reason(error)}")
 
 
 def _reason(error: OSError | ValueError) -> str:
@@ -126,20 +163,31 @@ def _reason(error: OSError | ValueError) -> str:
     return f"{reason[:1].lower() if first else reason[:1]}{reason[1:]}{advised}"
 
 
-def _on_signals() -> asyncio.Future[str]:
-    """Return what the first SIGINT or SIGTERM fulfils; a second one ends the program at once."""
-    import asyncio
+class StopSignals:
+    """Hears SIGINT and SIGTERM; the second one ends the program at once, after ``at_once``."""
 
-    loop = asyncio.get_running_loop()
-    stopped: asyncio.Future[str] = loop.create_future()
+    def __init__(self, at_once: Callable[[], None] | None = None) -> None:
+        import asyncio
 
-    def stop(number: int, _frame: object) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at_once = at_once
+        self._stopped: asyncio.Future[str] = self._loop.create_future()
+        # Not add_signal_handler: Windows has none, and a second signal must also end a loop that hangs.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._first)
+
+    async def stopped(self) -> None:
+        """Return after the first one, and log which it was."""
+        _log.info("%s: closing; a second signal ends at once", await self._stopped)
+
+    def _first(self, number: int, _frame: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)
+            signal.signal(each, signal.SIG_DFL if self._at_once is None else self._second)
         with suppress(RuntimeError):  # the loop is closed: the program ends anyway
-            loop.call_soon_threadsafe(stopped.set_result, signal.Signals(number).name)
+            self._loop.call_soon_threadsafe(self._stopped.set_result, signal.Signals(number).name)
 
-    # Not add_signal_handler: Windows has none, and a second signal must also end a loop that hangs.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    return stopped
+    def _second(self, number: int, _frame: object) -> None:
+        if self._at_once is not None:
+            self._at_once()
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)

@@ -1,0 +1,344 @@
+"""The supervisor: it holds the sockets and the counts, and sees to it that so many workers are there.
+
+All workers accept from the same listening sockets. With a socket for each (SO_REUSEPORT) the kernel deals connections
+out by a hash: those of a worker that is dead or busy would wait for it while others have nothing to do. Here whoever is
+free takes the next one, and what waits when a worker dies is taken by the others: nothing is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pillarbox import BoundSockets, ConfigurationError, LimitCounts, self_signed_certificate
+from pillarbox.program.channel import Channel
+from pillarbox.program.counts import WorkersCounts
+from pillarbox.program.run import StopSignals, cannot_listen
+from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pillarbox.cli.config import Configuration
+
+__all__ = ["Supervisor"]
+
+# A worker that lived so long (seconds) is started again at once; one that did not waits, each time twice as long.
+STABLE = 10.0
+LONGEST_WAIT = 30.0
+# So many workers may die before all were ready: then it is no accident.
+QUICK_DEATHS = 3
+# How long workers may take to end where the program cannot start.
+LAST_WORDS = 5.0
+
+_log = logging.getLogger("pillarbox.program")
+
+
+class Supervisor:
+    """Runs so many workers of one configuration until a signal says otherwise."""
+
+    def __init__(self, configuration: Configuration, number: int) -> None:
+        self.configuration = configuration
+        self.counts = LimitCounts()
+        self.workers = [Slot(self, each) for each in range(1, number + 1)]
+        self.stopping = False
+        self.deaths = 0  # before all were ready
+        self._bound: list[BoundSockets] = []
+        self._options: asyncio.Task[dict[str, Any]] | None = None
+        self._all_ready: asyncio.Future[None] | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM; raise ConfigurationError where that cannot begin."""
+        self._all_ready = asyncio.get_running_loop().create_future()
+        signals = StopSignals(self._kill)
+        stopped = asyncio.create_task(signals.stopped())
+        try:
+            await self._bind()
+            lives = [slot.start() for slot in self.workers]
+            await _first_of(stopped, self._all_ready, *lives)
+            if self._all_ready.done():
+                self._all_ready.result()
+                self._announce()
+            await _first_of(stopped, *lives)
+            for life in lives:
+                if life.done():
+                    life.result()  # it never ends so, but by a bug
+            await self._stop()
+        except BaseException:
+            stopped.cancel()
+            await self._give_up()
+            raise
+        _log.info("closed")
+
+    async def reload(self, configuration: Configuration) -> list[Any]:
+        """Give all workers a configuration that was checked; return what each one says to it.
+
+        Addresses and the number of workers stay as they are. A worker answers by its handler ``reload``.
+        """
+        self.configuration = configuration
+        return await self.ask("reload", configuration.snapshot)
+
+    async def ask(self, name: str, *arguments: Any) -> list[Any]:
+        """Ask all workers that are there, and return their answers; one that dies meanwhile has none."""
+        channels = [slot.channel for slot in self.workers if slot.channel is not None]
+        answers = await asyncio.gather(*(each.call(name, *arguments) for each in channels), return_exceptions=True)
+        return [answer for answer in answers if not isinstance(answer, ConnectionError)]
+
+    # --- Start
+
+    async def _bind(self) -> None:
+        for listener in self.configuration.listeners:
+            try:
+                self._bound.append(await BoundSockets.bind(**listener.arguments))
+            except (OSError, ValueError) as error:
+                raise cannot_listen(listener, error) from error
+
+    async def options(self) -> dict[str, Any]:
+        """Return options of the workers' servers beside those of the configuration: made once, while they start."""
+        if self._options is None:
+            self._options = asyncio.create_task(asyncio.to_thread(_certificate, self.configuration))
+        return await asyncio.shield(self._options)
+
+    @property
+    def descriptors(self) -> list[list[int]]:
+        """The listening sockets, for each listener its own."""
+        return [[sock.fileno() for sock in bound.sockets] for bound in self._bound]
+
+    def is_ready(self) -> None:
+        """Note that one more worker is ready."""
+        if self._all_ready is not None and not self._all_ready.done() and all(slot.ready for slot in self.workers):
+            self._all_ready.set_result(None)
+
+    @property
+    def began(self) -> bool:
+        """Whether all workers have been ready once."""
+        return self._all_ready is not None and self._all_ready.done()
+
+    def cannot_start(self, error: Exception) -> None:
+        """End the program, which has not begun."""
+        if self._all_ready is not None and not self._all_ready.done():
+            self.stopping = True
+            self._all_ready.set_exception(error)
+
+    def _announce(self) -> None:
+        from pillarbox.cli.addresses import address_text
+
+        _log.info("%d workers: %s", len(self.workers), ", ".join(f"{slot.name}" for slot in self.workers))
+        for bound in self._bound:
+            for address in bound.addresses:
+                _log.info("listening on %s", address_text(address))
+
+    # --- End
+
+    async def _stop(self) -> None:
+        self.stopping = True
+        # The workers' own close: until all of them are closed, connections would come and nobody take them.
+        self._close_sockets()
+        for slot in self.workers:
+            slot.stop()
+        await asyncio.gather(*(slot.ended() for slot in self.workers))
+
+    async def _give_up(self) -> None:
+        self.stopping = True
+        self._close_sockets()
+        for slot in self.workers:
+            slot.stop()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS):
+                await asyncio.gather(*(slot.ended() for slot in self.workers))
+        self._kill()
+
+    def _close_sockets(self) -> None:
+        for bound in self._bound:
+            bound.close()
+
+    def _kill(self) -> None:
+        for slot in self.workers:
+            slot.kill()
+
+
+class Slot:
+    """A worker's place: the process that has it, and the next one when that is dead."""
+
+    def __init__(self, supervisor: Supervisor, number: int) -> None:
+        self.number = number
+        self.ready = False
+        self.channel: Channel | None = None
+        self._supervisor = supervisor
+        self._process: subprocess.Popen[bytes] | None = None
+        self._began = 0.0
+        self._quick = 0  # deaths soon after a start, one after the other
+        self._problem: str | None = None  # what the worker said
+        self._life: asyncio.Task[None] | None = None
+
+    @property
+    def name(self) -> str:
+        """The worker as the log calls it."""
+        return f"{self.number} (pid {self._process.pid})" if self._process is not None else str(self.number)
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to have a worker, until ``stop``."""
+        self._life = asyncio.create_task(self._live())
+        return self._life
+
+    def stop(self) -> None:
+        """Let the worker end, and start none again."""
+        if self.channel is not None:
+            self.channel.tell("stop")
+        elif self._life is not None:
+            self._life.cancel()
+
+    async def ended(self) -> None:
+        """Return when there is no worker any more."""
+        if self._life is not None:
+            await asyncio.wait([self._life])
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+    # --- One life after the other
+
+    async def _live(self) -> None:
+        loop = asyncio.get_running_loop()
+        while not self._supervisor.stopping:
+            self._began, self.ready, self._problem = loop.time(), False, None
+            try:
+                status = await self._one_life()
+            except OSError as error:  # the system has no more processes, or descriptors
+                self._problem, status = str(error), 1
+            if self._supervisor.stopping:
+                return
+            wait = self._wait_after(status, loop.time() - self._began)
+            if wait is None:
+                return
+            await asyncio.sleep(wait)
+
+    async def _one_life(self) -> int:
+        """Start a process, and return its status when it is dead."""
+        ours, its = socket.socketpair()
+        held = WorkersCounts(self._supervisor.counts)
+        channel = await Channel.over(ours, {**held.handlers, "ready": self._is_ready, "failed": self._failed})
+        self.channel = channel
+        try:
+            with its:
+                self._process = _spawn(self.number, its.fileno(), self._supervisor.descriptors)
+            exited = _exit_of(self._process)
+            supervisor = self._supervisor
+            snapshot = dict(supervisor.configuration.snapshot)
+            channel.tell("start", snapshot, supervisor.descriptors, await supervisor.options())
+            return await exited
+        finally:
+            await self._heard_out(channel)
+            self.channel = None
+            held.give_back()
+
+    async def _heard_out(self, channel: Channel) -> None:
+        """Let the channel end by itself: the last words may still be in it."""
+        await asyncio.wait([channel.closed], timeout=1.0)
+        channel.close()
+
+    def _is_ready(self) -> None:
+        self.ready = True
+        if self._supervisor.began:
+            _log.info("worker %s is ready", self.name)
+        self._supervisor.is_ready()
+
+    def _failed(self, problem: str) -> None:
+        self._problem = problem
+        self._supervisor.cannot_start(ConfigurationError(problem))
+
+    def _wait_after(self, status: int, lived: float) -> float | None:
+        """Log a death, and return the seconds until the next start; None where there will be none."""
+        supervisor = self._supervisor
+        if not supervisor.began:
+            supervisor.deaths += 1
+            if supervisor.deaths >= QUICK_DEATHS:
+                supervisor.cannot_start(WorkersDied(f"worker {self.name} {_ended(status)} before it was ready"))
+            return None if supervisor.began else 0.0
+        self._quick = 0 if self.ready and lived >= STABLE else self._quick + 1
+        wait = 0.0 if self._quick < 2 else min(LONGEST_WAIT, 2.0 ** (self._quick - 2))
+        why = f"cannot start: {self._problem}" if self._problem is not None else _ended(status)
+        when = f"in {wait:g} seconds" if wait else "now"
+        _log.warning("worker %s %s; it is started again %s", self.name, why, when)
+        return wait
+
+
+async def _first_of(*events: asyncio.Future[Any]) -> None:
+    await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
+
+
+class WorkersDied(Exception):
+    """Workers end before they are ready, and say nothing."""
+
+
+def _ended(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    with suppress(ValueError):
+        return f"was ended by {signal.Signals(-status).name}"
+    return f"was ended by signal {-status}"
+
+
+def _spawn(number: int, control: int, listening: list[list[int]]) -> subprocess.Popen[bytes]:
+    """Start a worker's process, by exec: what this one has become is not to be inherited."""
+    inherited = [control, *(descriptor for listener in listening for descriptor in listener)]
+    command = [sys.executable, "-P", "-m", "pillarbox", "worker", str(number), str(control)]
+    # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        return subprocess.Popen(  # noqa: S603 - it is this very program
+            command, pass_fds=inherited, stdin=subprocess.DEVNULL, env=_environment()
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _environment() -> Mapping[str, str]:
+    """Return an environment in which a worker finds the modules that this process finds, and no others."""
+    environment = dict(os.environ)
+    if "PYTHONPATH" in environment:
+        environment[ORIGINAL_PATH] = environment["PYTHONPATH"]
+    # `-m` would put the working directory in front: with -P it is there only if it is here.
+    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
+    return environment
+
+
+def _exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+    """Return what a process's end fulfils, with its status."""
+    loop = asyncio.get_running_loop()
+    exited: asyncio.Future[int] = loop.create_future()
+
+    def note(status: int) -> None:
+        if not exited.done():
+            exited.set_result(status)
+
+    def wait() -> None:
+        status = process.wait()
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(note, status)
+
+    # A thread: its channel may outlive a process, in one that it has forked.
+    threading.Thread(target=wait, name=f"worker {process.pid}", daemon=True).start()
+    return exited
+
+
+def _certificate(configuration: Configuration) -> dict[str, Any]:
+    """Return key and certificate for workers that would each make their own; nothing where none is needed."""
+    options = [listener.options for listener in configuration.listeners]
+    if configuration.options.cert is not None or not any(
+        o.cert is None and ("STARTTLS" not in o.disabled_commands or (o.secure and not o.secured)) for o in options
+    ):
+        return {}
+    key, cert = self_signed_certificate()
+    return {"key": key.decode(), "cert": cert.decode()}
