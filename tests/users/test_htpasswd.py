@@ -78,6 +78,7 @@ class TestLogin:
             assert await plain(served, "alice", "wrong") == WRONG
             assert await plain(served, "bob", PASSWORD) == WRONG
             assert await plain(served, "nobody", PASSWORD) == WRONG
+            assert await plain(served, "alice", "control\tcharacters") == WRONG
             assert await by_smtplib(served, "alice", PASSWORD) == 235
             assert await by_smtplib(served, "alice", "wrong") == 535
 
@@ -245,17 +246,54 @@ class TestFloods:
             await asyncio.sleep(0)
             with pytest.raises(Reject):
                 await checking.fits(secret, "guess", session("198.51.100.1"))  # type: ignore[arg-type]
-            # Who goes away leaves no place free before the check has ended: nobody gets more by hanging up.
+            # Who goes away while it runs leaves no place free before the check has ended: nobody gets more by hanging
+            # up. Who goes away before is forgotten.
             crowd[0].cancel()
             await asyncio.sleep(0)
             with pytest.raises(Reject):
                 await checking.fits(secret, "guess", session())  # type: ignore[arg-type]
+            crowd[2].cancel()
+            await asyncio.sleep(0)
+            crowd[2] = asyncio.create_task(checking.fits(secret, "guess", session()))  # type: ignore[arg-type]
+            await asyncio.sleep(0)
         finally:
             release.set()
         assert await asyncio.gather(*crowd[1:], *more) == [True] * 4
         assert secret.at_once == 1
         assert await checking.fits(secret, "guess", session())  # type: ignore[arg-type]
         checking.close()
+
+    async def test_clients_take_turns(self) -> None:
+        """A flood from one address makes nobody else wait for more than what is running."""
+        secret, order, loop = Slow(), list[str](), asyncio.get_running_loop()
+        secret.release = threading.Event()
+        checking = Checking(1)
+
+        async def log_in(name: str, address: str) -> None:
+            await checking.fits(secret, name, session(address))  # type: ignore[arg-type]
+            order.append(name)
+
+        flood = [loop.create_task(log_in(f"guess{n}", "192.0.2.1")) for n in range(30)]
+        await asyncio.sleep(0)
+        others = [loop.create_task(log_in(f"other{n}", f"198.51.100.{n}")) for n in range(2)]
+        await asyncio.sleep(0)
+        secret.release.set()
+        await asyncio.gather(*flood, *others)
+        assert order[:5] == ["guess0", "guess1", "other0", "other1", "guess2"]
+        checking.close()
+
+    async def test_who_waits_at_the_end_is_told_so(self) -> None:
+        secret = Slow()
+        secret.release = threading.Event()
+        checking = Checking(1)
+        running, waiting = (asyncio.create_task(checking.fits(secret, "x", session())) for _ in range(2))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        checking.close()
+        with pytest.raises(Reject) as refused:
+            await waiting
+        assert refused.value.code == 454
+        secret.release.set()
+        assert await running
 
 
 class Slow:
@@ -347,6 +385,8 @@ class TestStart:
             ("bob:$argon2id$v=19$m=99999999,t=2,p=1$c29tZXNhbHQ$UvdZ4qJLv7w0NdYCzyCKvA", "97656 MiB, 2 passes"),
             ("bob:$argon2id$v=19$m=64,t=2,p=1$!$!", "its argon2 hash is incomplete or damaged"),
             ("bob:$2b$10$tooshort", "its bcrypt hash is incomplete or damaged"),
+            ("bob:$2b$03$U1Dp1JTWYYVki79Pu7K/be3j67OIVui5cWj/ydi3CZpri9lkCLKSK", "its bcrypt hash is incomplete"),
+            ("bob:$2b$04$abcdefghijklmnopqrstuzaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "its bcrypt hash is incomplete"),
             ("bob:$2b$31$U1Dp1JTWYYVki79Pu7K/be3j67OIVui5cWj/ydi3CZpri9lkCLKSK", "asks for 2**31 rounds"),
             ("bob:SCRAM-SHA-256$4096:x$y:z", "ScramKeys: salt and keys must be base64"),
             ("bob:{keys}", "its 99999999 iterations take too long"),
@@ -384,7 +424,7 @@ class TestStart:
         monkeypatch.setitem(__import__("sys").modules, "argon2", None)
         await backend(file).start()  # keys need none
         file.write_text(f"alice:{ARGON2}\n")
-        with pytest.raises(ConfigurationError, match=r"argon2 .* is missing: pip install 'pillarbox\[users\]'"):
+        with pytest.raises(ConfigurationError, match=r"argon2 .* is missing: pip install 'pillarbox\[users\]'$"):
             await backend(file).start()
 
     async def test_a_file_that_everybody_can_read(self, file: Path) -> None:

@@ -198,8 +198,6 @@ def _accounts(file: Path) -> Accounts:
         return parse_accounts(file.read_bytes())
     except OSError as error:
         raise Failure(f"{file}: {_reason(error)}") from error
-    except ConfigurationError as error:
-        raise Failure(f"{file}: {error}") from error
 
 
 def _tell_of_scram(file: Path, name: str) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from pillarbox import saslprep
+from pillarbox import ConfigurationError, saslprep
 from pillarbox.users.passwords import Secret, parse_secret
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def _read_line(accounts: Accounts, line: str) -> None:
     name = stored_name(given)
     try:
         secret = parse_secret(text)
+    except ConfigurationError as error:  # what checks it is not installed
+        raise ValueError(f"user {name}: {error}") from None
     except ValueError as error:
         raise ValueError(f"user {name}: {error}: set the password again with 'pillarbox user add'") from None
     account = accounts.get(name) or Account(name)

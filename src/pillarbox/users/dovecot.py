@@ -11,7 +11,6 @@ import itertools
 import logging
 import secrets
 from base64 import b64encode
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -167,8 +166,7 @@ class _Connection:
         """Close; who still waits gets EOFError."""
         if self._task is not None:
             self._task.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     def _send(self, *fields: str) -> None:
         self._writer.write("\t".join(fields).encode() + b"\n")

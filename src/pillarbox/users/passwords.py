@@ -32,7 +32,8 @@ _MOST_ITERATIONS = 5_000_000
 # bcrypt uses no more octets of a password.
 _BCRYPT_OCTETS = 72
 
-_BCRYPT = re.compile(r"\$2[abxy]\$([0-9]{2})\$[./A-Za-z0-9]{53}")
+# 22 characters of salt, of which the last holds two bits, and 31 of the hash itself.
+_BCRYPT = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
 # The hashes of old files, by how they begin. Any computer tries out millions of passwords a second on them.
 _OLD = {
     "$apr1$": "an MD5 hash of Apache's",
@@ -165,7 +166,7 @@ def _fits_argon2(text: str, octets: bytes) -> bool:
 
 def _parsed_bcrypt(text: str) -> Secret:
     match = _BCRYPT.fullmatch(text)
-    if match is None:
+    if match is None or int(match[1]) < 4:
         raise ValueError("its bcrypt hash is incomplete or damaged")
     if int(match[1]) > _MOST_ROUNDS:
         raise ValueError(f"its bcrypt hash asks for 2**{match[1]} rounds at each login: at most 2**{_MOST_ROUNDS}")
@@ -175,10 +176,7 @@ def _parsed_bcrypt(text: str) -> Secret:
 def _fits_bcrypt(text: str, octets: bytes) -> bool:
     import bcrypt
 
-    try:
-        return bcrypt.checkpw(octets[:_BCRYPT_OCTETS], text.encode())
-    except ValueError:  # rounds below 4
-        return False
+    return bcrypt.checkpw(octets[:_BCRYPT_OCTETS], text.encode())
 
 
 def _what(text: str) -> str:
