@@ -109,7 +109,12 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "No file name is made of what a client says.",
         "No text of a client breaks out of a header field that the program adds.",
     ),
-    "The program": ("It does not start as an open relay.",),
+    "The program": (
+        "It does not start as an open relay.",
+        "SIGHUP changes the configuration and ends no session.",
+        "Renewed certificates are used as soon as their files have changed.",
+        "With user it gives up root for good before it reads a first command.",
+    ),
 }
 
 

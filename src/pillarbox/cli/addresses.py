@@ -1,6 +1,6 @@
 """What ``--listen ADDRESS`` means: text becomes the arguments of ``SMTPServer.listen`` here, and back.
 
-host:port   [v6]:port   :port (all interfaces)   unix:PATH   fd:N
+host:port   [v6]:port   :port (all interfaces)   unix:PATH   fd:N   fd:NAME
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from typing import Any
 
 from pillarbox import ConfigurationError
 
-_FORMS = "write host:port, [IPv6]:port, :port for all interfaces, unix:PATH or fd:N"
+_FORMS = "write host:port, [IPv6]:port, :port for all interfaces, unix:PATH, fd:N or fd:NAME"
 
 
 def listen_arguments(address: str) -> dict[str, Any]:
-    """Return the keyword arguments of ``SMTPServer.listen``; raise ConfigurationError for what is no address."""
+    """Return the keyword arguments of ``SMTPServer.listen``; raise ConfigurationError for what is no address.
+
+    ``fd`` may be a name, which only the process that was handed the sockets can turn into a number.
+    """
     kind, _, rest = address.partition(":")
     if kind == "unix":
         return {"path": _unix_path(address, rest)}
@@ -39,10 +42,12 @@ def _unix_path(address: str, path: str) -> str:
     return path
 
 
-def _descriptor(address: str, number: str) -> int:
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
+def _descriptor(address: str, number: str) -> int | str:
+    if number.isascii() and number.isdigit() and len(number) < 10:
+        return int(number)
+    if not number or not all("!" <= c <= "~" and c not in ":/" for c in number):
         raise ConfigurationError(f"{address!r}: {number!r} is no descriptor: write fd:N, for example fd:3")
-    return int(number)
+    return number
 
 
 def _host(address: str, host: str) -> str | None:

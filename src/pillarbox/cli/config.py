@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pillarbox import ConfigurationError, Options
@@ -18,17 +19,16 @@ from pillarbox.cli.document import Document, located, text
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.cpus import Workers, number_of_workers
+from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import PATIENCE, Route, Routes
 from pillarbox.program.settings import Settings, likely
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
-    from pathlib import Path
 
 DEFAULT_ADDRESS = "127.0.0.1:2525"
 DEFAULT_TARGET = "maildir:./Maildir"
-_PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path; relative ones begin at the file that names them
 _ACCESS_KEYS = tuple(AccessSettings.model_fields)
 
 
@@ -36,6 +36,7 @@ class ProgramSettings(Settings):
     """The table ``[program]``; each key is an argument too."""
 
     workers: Workers = 1
+    user: str | None = None
     log_level: Literal["debug", "info", "warning", "error", "critical"] = "info"
 
 
@@ -73,6 +74,19 @@ class Configuration:
     program: ProgramSettings
     sources: Mapping[str, str]  # where each option that is set stands
     snapshot: Mapping[str, Any]  # what `effective` made it of, in values that JSON can hold: it makes it again
+    files: tuple[str, ...] = ()  # of keys and certificates
+
+    def again(self) -> Configuration:
+        """Return what the file says now, with the same arguments."""
+        return effective(**{**self.snapshot, "content": None, "pem": None})
+
+    def with_files_read(self) -> Configuration:
+        """Return the same with the content of keys and certificates in place of their paths."""
+        return effective(**{**self.snapshot, "pem": self.snapshot["pem"] or {file: _pem(file) for file in self.files}})
+
+    def with_files_again(self) -> Configuration:
+        """Return the same with the paths of keys and certificates, which are read when it is used."""
+        return effective(**{**self.snapshot, "pem": None})
 
     def routes_of(self, listener: Listener) -> Routes:
         """Return the routes of one listener."""
@@ -103,15 +117,17 @@ def effective(
     accept: Sequence[str] = (),
     program: Mapping[str, Any] | None = None,
     content: str | None = None,
+    pem: Mapping[str, str] | None = None,
 ) -> Configuration:
     """Return what the sources say together; raise ConfigurationError with the place of the first mistake.
 
-    program: arguments for keys of ``[program]``. content: what the file held, where it is not to be read again.
+    program: arguments for keys of ``[program]``. content and pem: what the file, and the files of keys and certificates
+    held, where they are not to be read again.
     """
-    document = Document(file, content)
+    document = Document(file, content, pem)
     # Whoever starts the program wants mail without making accounts first; the library's default is the safe one.
     defaults = {"auth_optional": _Given(True, "")}
-    given = defaults | _server(document) | _settings(settings)
+    given = defaults | _server(document) | _settings(settings, document)
     options = _options(None, given)
     access, _ = document.table("access")
     own = {**access, "accept": list(accept)} if accept else access
@@ -123,19 +139,20 @@ def effective(
     routes = tuple(_cli_routes(deliver) or _file_routes(document) or _cli_routes([DEFAULT_TARGET], ""))
     snapshot = {
         "file": file, "settings": settings, "listen": listen, "deliver": deliver, "accept": accept,
-        "program": program or {}, "content": None if file is None else document.content,
+        "program": program or {}, "content": None if file is None else document.content, "pem": pem,
     }  # fmt: skip
     configuration = Configuration(
         options, listeners, routes, _program(document, program or {}), _sources(given), snapshot
     )
     _check_routes(configuration)
-    return _closed(configuration)
+    files = pem_files(configuration) if pem is None else tuple(pem)
+    return dataclasses.replace(_closed(configuration), files=tuple(files))
 
 
 # --- The command line
 
 
-def _settings(settings: Iterable[str]) -> _Values:
+def _settings(settings: Iterable[str], document: Document) -> _Values:
     given: _Values = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -144,7 +161,7 @@ def _settings(settings: Iterable[str]) -> _Values:
         name = name.strip()
         source = f"--set {name}"
         _check_name(name, source)
-        given[name] = _Given(toml_value(value), source)
+        given[name] = _Given(document.read_already(toml_value(value)), source)
     return given
 
 
@@ -190,7 +207,7 @@ def _program(document: Document, arguments: Mapping[str, Any]) -> ProgramSetting
 
 def _server(document: Document) -> _Values:
     table, source = document.table("server")
-    return _file_values(table, document.folder, source)
+    return _file_values(table, document, source)
 
 
 def _file_listeners(
@@ -199,7 +216,7 @@ def _file_listeners(
     listeners = []
     for entry, source in document.tables("listen"):
         others = {name: value for name, value in entry.items() if name != "address" and name not in _ACCESS_KEYS}
-        values = _file_values(others, document.folder, source, ("address", *_ACCESS_KEYS))
+        values = _file_values(others, document, source, ("address", *_ACCESS_KEYS))
         address = text(entry, "address", source, DEFAULT_ADDRESS)
         there = _options(options, values) if values else options
         overrides = {name: given.value for name, given in values.items()}
@@ -239,29 +256,37 @@ def _route(entry: Mapping[str, Any], source: str, folder: Path) -> Route:
         )
 
 
-def _file_values(table: Mapping[str, Any], folder: Path, source: str, other_keys: Sequence[str] = ()) -> _Values:
+def _file_values(table: Mapping[str, Any], document: Document, source: str, other_keys: Sequence[str] = ()) -> _Values:
     for name in table:
         _check_name(name, source, other_keys)
-    return {name: _Given(_from_folder(name, value, folder), source) for name, value in table.items()}
+    return {name: _Given(_from_folder(name, value, document), source) for name, value in table.items()}
 
 
-def _from_folder(name: str, value: Any, folder: Path) -> Any:
+def _from_folder(name: str, value: Any, document: Document) -> Any:
     """Let the relative paths of keys and certificates begin at the file's folder."""
     if name == "sni_options" and isinstance(value, dict):
-        return {host: _entry_from_folder(entry, folder) for host, entry in value.items()}
-    if name not in _PEM_OPTIONS:
+        return {host: _entry_from_folder(entry, document) for host, entry in value.items()}
+    if name not in PEM_OPTIONS:
         return value
     if isinstance(value, list):
-        return [_from_folder(name, each, folder) for each in value]
-    if isinstance(value, str) and not value.lstrip().startswith("-----BEGIN"):
-        return str(folder / value)
+        return [_from_folder(name, each, document) for each in value]
+    if isinstance(value, str) and not is_pem(value):
+        return document.read_already(str(document.folder / value))
     return value
 
 
-def _entry_from_folder(entry: Any, folder: Path) -> Any:
+def _entry_from_folder(entry: Any, document: Document) -> Any:
     if not isinstance(entry, dict):
         return entry
-    return {name: _from_folder(name, value, folder) for name, value in entry.items()}
+    return {name: _from_folder(name, value, document) for name, value in entry.items()}
+
+
+def _pem(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no text in PEM form"
+        raise ConfigurationError(f"{file}: cannot be read: {str(reason).lower()}") from error
 
 
 # --- Checks, each with the place

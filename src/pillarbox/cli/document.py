@@ -20,15 +20,22 @@ TABLES = ("server", "listen", "deliver", "access", "program")
 class Document:
     """A configuration file, or none; raises ConfigurationError for what is no TOML or has other tables."""
 
-    def __init__(self, file: str | None = None, content: str | None = None) -> None:
-        """Read ``file``; or take what it held, where that is given."""
+    def __init__(
+        self, file: str | None = None, content: str | None = None, pem: Mapping[str, str] | None = None
+    ) -> None:
+        """Read ``file``; or take what it held, where that is given. pem: what other files held, by their paths."""
         self.file = file
+        self._pem = pem or {}
         self.folder = Path(file or "").parent  # where its relative paths begin
         self.content = content if content is not None else _content(file) if file is not None else ""
         self._tables = _parsed(file, self.content)
         for table in self._tables:
             if table not in TABLES:
                 raise ConfigurationError(f"{file}: unknown table or key {table!r}{likely(table, list(TABLES))}")
+
+    def read_already(self, value: Any) -> Any:
+        """Return what a file holds, where a value is its path and it was read; else the value."""
+        return self._pem.get(value, value) if isinstance(value, str) else value
 
     def table(self, name: str) -> tuple[dict[str, Any], str]:
         """Return a table, maybe empty, and its place."""

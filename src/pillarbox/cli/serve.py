@@ -28,7 +28,6 @@ Without arguments it listens on 127.0.0.1:2525 and stores every message in the M
 \b
 Examples:
   pillarbox serve --listen :25 --listen unix:/run/pillarbox/smtp
-  pillarbox serve --deliver maildir:/var/mail/in --set size=26214400
   pillarbox serve --config /etc/pillarbox.toml
 """
 
@@ -40,6 +39,7 @@ Examples:
 @click.option("--config", metavar="FILE", help="A TOML file; the arguments beat it.")
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Recipients that anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
+@click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound; for root.")
 @click.option("--log-level", type=click.Choice(LEVELS, case_sensitive=False), help="On stderr.  [default: info]")
 def serve(
     listen: tuple[str, ...],

@@ -5,42 +5,39 @@ All that is heavy is imported inside the functions that need it: the program is 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import signal
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import ConfigurationError
+from pillarbox.program import systemd
+from pillarbox.program.privileges import account
+from pillarbox.program.running import Running, bound_sockets
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Callable, Mapping
+    from pillarbox import BoundSockets
+    from pillarbox.cli.config import Configuration
 
-    from pillarbox import SMTPServer
-    from pillarbox.cli.config import Configuration, Listener
-    from pillarbox.program.receiver import Receiver
-    from pillarbox.program.routes import Route
-
-__all__ = ["Process", "StopSignals", "cannot_listen", "loop_factory", "run", "serve"]
+__all__ = [
+    "Process",
+    "StopSignals",
+    "give_up_root",
+    "loop_factory",
+    "on_hangup",
+    "read_again",
+    "run",
+    "serve",
+    "watch_files",
+]
 
 _log = logging.getLogger("pillarbox.program")
-
-# What the reader of `cannot listen on …` can do about it, by the error's symbol.
-_ADVICE = {
-    "EADDRINUSE": "another program listens there: stop it, or choose another address",
-    "EADDRNOTAVAIL": "no interface of this host has that address",
-    "EACCES": "choose a port above 1023 or a folder you may write to, or let the service manager open it (fd:N)",
-    "EPERM": "choose a port above 1023 or a folder you may write to, or let the service manager open it (fd:N)",
-    "EBADF": "nothing was handed over on that descriptor",
-    "ENOTSOCK": "what was handed over on that descriptor is no socket",
-    "ENOENT": "make the folder first",
-}
 
 
 def run(configuration: Configuration) -> None:
     """Serve until a signal says otherwise, on uvloop where it is installed; in several processes where it says so."""
-    import asyncio
-
     from pillarbox.program.cpus import number_of_workers
 
     workers = number_of_workers(configuration.program.workers)
@@ -74,20 +71,27 @@ class Process:
     def __init__(self) -> None:
         self._signals = StopSignals()
 
-    def address(self, number: int, listener: Listener) -> Mapping[str, Any]:
-        """Return the arguments of ``SMTPServer.listen`` that say where; number: which listener it is, from 0."""
-        return listener.arguments
+    async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
+        """Return what is listened on, for each listener of the configuration."""
+        return await bound_sockets(configuration)
 
-    def ready(self, addresses: list[tuple[str, int] | str]) -> None:
-        """Tell that all is listened on."""
+    def ready(self, running: Running) -> None:
+        """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
 
-        for address in addresses:
+        on_hangup(lambda: read_again(running.configuration, running.reload))
+        for address in running.server.addresses:
             _log.info("listening on %s", address_text(address))
+        systemd.notify("READY=1")
+
+    async def watch(self, running: Running) -> None:
+        """Use keys and certificates that have changed, until it is cancelled."""
+        await watch_files(lambda: running.configuration.files, running.renew)
 
     async def stopped(self) -> None:
         """Return when the process is to end."""
         await self._signals.stopped()
+        systemd.notify("STOPPING=1")
 
     def closed(self) -> None:
         """Tell that it has ended."""
@@ -96,79 +100,96 @@ class Process:
 
 async def serve(configuration: Configuration, process: Process | None = None) -> None:
     """Serve in this process until its end."""
-    from pillarbox import SMTPServer
-    from pillarbox.program.receiver import Receiver
-
     process = process or Process()
+    bound = await process.sockets(configuration)
     try:
-        # The program shows all records itself: the option would show them twice.
-        server = SMTPServer(configuration.options, **{**process.options, "logger": False})
-    except ConfigurationError as error:  # a key that cannot be read
-        raise configuration.located(error) from error
-    receiver = Receiver()
-    try:
-        for route in configuration.routes:
-            await _start(route)
-        await _listen(server, configuration, receiver, process)
-        await process.stopped()
+        running = Running(give_up_root(configuration), process.options)
+        await _serve(running, bound, process)
     finally:
-        await server.close()
-        await receiver.close()
-        for route in configuration.routes:
-            await route.target.close()
+        for each in bound:
+            each.close()
     process.closed()
 
 
-async def _start(route: Route) -> None:
+async def _serve(running: Running, bound: Sequence[BoundSockets], process: Process) -> None:
+    watching = asyncio.create_task(process.watch(running))
     try:
-        await route.target.start()
+        await running.start(bound)
+        process.ready(running)
+        await process.stopped()
+    finally:
+        watching.cancel()
+        await running.close()
+
+
+def give_up_root(configuration: Configuration) -> Configuration:
+    """Become the user of the configuration, if there is one; return it with the keys that only root could read."""
+    if configuration.program.user is None:
+        return configuration
+    chosen = account(configuration.program.user)
+    configuration = configuration.with_files_read()
+    chosen.become()
+    return configuration
+
+
+async def watch_files(files: Callable[[], Sequence[str]], renew: Callable[[], Awaitable[object]]) -> None:
+    """Renew whenever some of the files of keys and certificates have changed."""
+    from pillarbox.program.files import changed
+
+    async def renewed() -> None:
+        _log.info("certificate files have changed")
+        await _tried(renew())
+
+    await changed(files, renewed)
+
+
+async def _tried(reloading: Awaitable[object]) -> bool:
+    """Wait for a change of configuration; a mistake in the new one is logged, and the old one stays."""
+    try:
+        await reloading
     except ConfigurationError as error:
-        raise ConfigurationError(f"{route.source}: {error}" if route.source else str(error)) from error
+        _log.error("not reloaded, all stays as it was: %s", error)
+        return False
+    return True
 
 
-async def _listen(server: SMTPServer, configuration: Configuration, receiver: Receiver, process: Process) -> None:
-    for number, listener in enumerate(configuration.listeners):
-        handlers = receiver.handlers(listener.options.name, configuration.routes_of(listener), listener.access)
-        overrides = {**listener.overrides, "logger": False, **handlers}
-        try:
-            await server.listen(**process.address(number, listener), **overrides)
-        except (ConfigurationError, OSError, ValueError) as error:
-            raise cannot_listen(listener, error) from error
-    # Only now: of a start that fails there is one message to read.
-    process.ready(server.addresses)
+async def read_again(configuration: Configuration, reload: Callable[[Configuration], Awaitable[object]]) -> None:
+    """Read the configuration file again, and go over to what stands there."""
+
+    async def reading() -> None:
+        await reload(configuration.again())
+        _log.info("reloaded")
+
+    systemd.reloading()
+    await _tried(reading())
+    systemd.notify("READY=1")
 
 
-def cannot_listen(listener: Listener, error: ConfigurationError | OSError | ValueError) -> ConfigurationError:
-    """Return the error of a listener with its place; ValueError: a descriptor that is no stream socket."""
-    place = f"{listener.source}: " if listener.source else ""
-    if isinstance(error, ConfigurationError):
-        return ConfigurationError(f"{place}{error}")
-    return ConfigurationError(f"{place}cannot listen on {listener.address}: {_reason(error)}")
+def on_hangup(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Let SIGHUP begin this, once at a time; what comes meanwhile lets it begin again."""
+    if not hasattr(signal, "SIGHUP"):
+        return
+    loop = asyncio.get_running_loop()
+    asked = asyncio.Event()
+    loop.add_signal_handler(signal.SIGHUP, asked.set)
+
+    async def forever() -> None:
+        while True:
+            await asked.wait()
+            asked.clear()
+            await read()
+
+    task = loop.create_task(forever())
+    _kept.add(task)
 
 
-def _reason(error: OSError | ValueError) -> str:
-    """Say what the system said, and what to do about it."""
-    import errno
-    import os
-
-    number = getattr(error, "errno", None) or 0
-    reason = getattr(error, "strerror", None) or str(error)
-    system = os.strerror(number)
-    advised = ""
-    if reason.lower().endswith(system.lower()):  # asyncio puts the address, and since 3.13 the number, in front
-        reason = system
-        advice = _ADVICE.get(errno.errorcode.get(number, ""))
-        advised = f" ({advice})" if advice else ""
-    first = reason[:2].capitalize() == reason[:2]  # a word, and no abbreviation
-    return f"{reason[:1].lower() if first else reason[:1]}{reason[1:]}{advised}"
+_kept: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
 
 
 class StopSignals:
     """Hears SIGINT and SIGTERM; the second one ends the program at once, after ``at_once``."""
 
     def __init__(self, at_once: Callable[[], None] | None = None) -> None:
-        import asyncio
-
         self._loop = asyncio.get_running_loop()
         self._at_once = at_once
         self._stopped: asyncio.Future[str] = self._loop.create_future()

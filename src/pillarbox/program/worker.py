@@ -10,16 +10,17 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pillarbox import ConfigurationError
+from pillarbox import BoundSockets, ConfigurationError
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import AskedCounts
 from pillarbox.program.run import Process, loop_factory, serve
 
 if TYPE_CHECKING:
-    from pillarbox.cli.config import Configuration, Listener
+    from pillarbox.cli.config import Configuration
+    from pillarbox.program.running import Running
 
 __all__ = ["ORIGINAL_PATH", "SIGNALS", "work"]
 
@@ -47,7 +48,7 @@ def work(number: int, control: int, configure: Configure) -> int:
 async def _work(number: int, control: socket.socket, configure: Configure) -> int:
     started: asyncio.Future[tuple[Any, ...]] = asyncio.get_running_loop().create_future()
     channel = await Channel.over(control, {"start": lambda *given: started.set_result(given)})
-    worker = Worker(number, channel)
+    worker = Worker(number, channel, configure)
     await _first_of(started, channel.closed)
     if not started.done():
         return 0
@@ -71,8 +72,9 @@ async def _first_of(*events: asyncio.Future[Any]) -> None:
 class Worker(Process):
     """What a worker does otherwise than a process that is alone."""
 
-    def __init__(self, number: int, channel: Channel) -> None:
+    def __init__(self, number: int, channel: Channel, configure: Configure) -> None:
         self.number = number
+        self._configure = configure
         self.channel = channel
         self._stopped = asyncio.Event()
         self._sockets: list[list[socket.socket]] = []
@@ -92,11 +94,22 @@ class Worker(Process):
         self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
         self.options = {**options, "limit_counts": AskedCounts(self.channel)}
 
-    def address(self, number: int, listener: Listener) -> Mapping[str, Any]:
-        return {"sock": self._sockets[number]}
+    async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
+        return [BoundSockets(each) for each in self._sockets]
 
-    def ready(self, addresses: list[Any]) -> None:
+    def ready(self, running: Running) -> None:
+        async def reload(snapshot: Mapping[str, Any]) -> str:
+            try:
+                await running.reload(self._configure(snapshot))
+            except ConfigurationError as error:
+                return str(error)
+            return ""
+
+        self.channel.handlers["reload"] = reload
         self.channel.tell("ready")
+
+    async def watch(self, running: Running) -> None:
+        return  # the supervisor does, who may read more
 
     async def stopped(self) -> None:
         told = asyncio.create_task(self._stopped.wait())

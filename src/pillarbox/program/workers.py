@@ -20,9 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, LimitCounts, self_signed_certificate
+from pillarbox.program import systemd
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
-from pillarbox.program.run import StopSignals, cannot_listen
+from pillarbox.program.privileges import account
+from pillarbox.program.run import StopSignals, on_hangup, read_again, watch_files
+from pillarbox.program.running import bound_sockets
 from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
 if TYPE_CHECKING:
@@ -61,8 +64,10 @@ class Supervisor:
         self._all_ready = asyncio.get_running_loop().create_future()
         signals = StopSignals(self._kill)
         stopped = asyncio.create_task(signals.stopped())
+        watching = asyncio.create_task(self._watch())
         try:
-            await self._bind()
+            self._bound = await bound_sockets(self.configuration)
+            self.configuration = self._for_workers(self.configuration)
             lives = [slot.start() for slot in self.workers]
             await _first_of(stopped, self._all_ready, *lives)
             if self._all_ready.done():
@@ -77,15 +82,33 @@ class Supervisor:
             stopped.cancel()
             await self._give_up()
             raise
+        finally:
+            watching.cancel()
         _log.info("closed")
 
-    async def reload(self, configuration: Configuration) -> list[Any]:
-        """Give all workers a configuration that was checked; return what each one says to it.
+    async def reload(self, configuration: Configuration) -> None:
+        """Give all workers a configuration that was checked; raise ConfigurationError where one cannot have it.
 
-        Addresses and the number of workers stay as they are. A worker answers by its handler ``reload``.
+        Addresses and the number of workers stay as they are.
         """
-        self.configuration = configuration
-        return await self.ask("reload", configuration.snapshot)
+        addresses = [listener.address for listener in self.configuration.listeners]
+        if addresses != [listener.address for listener in configuration.listeners]:
+            raise ConfigurationError("other addresses than before: with workers they need a restart")
+        before, self.configuration = self.configuration, self._for_workers(configuration)
+        for problem in await self.ask("reload", dict(self.configuration.snapshot)):
+            if problem:
+                self.configuration = before
+                raise ConfigurationError(str(problem))
+
+    def _for_workers(self, configuration: Configuration) -> Configuration:
+        """Return a configuration for workers, who give up root before they can read what only root may."""
+        if configuration.program.user is None:
+            return configuration
+        account(configuration.program.user)
+        return configuration.with_files_read()
+
+    async def _watch(self) -> None:
+        await watch_files(lambda: self.configuration.files, lambda: self.reload(self.configuration.with_files_again()))
 
     async def ask(self, name: str, *arguments: Any) -> list[Any]:
         """Ask all workers that are there, and return their answers; one that dies meanwhile has none."""
@@ -94,13 +117,6 @@ class Supervisor:
         return [answer for answer in answers if not isinstance(answer, ConnectionError)]
 
     # --- Start
-
-    async def _bind(self) -> None:
-        for listener in self.configuration.listeners:
-            try:
-                self._bound.append(await BoundSockets.bind(**listener.arguments))
-            except (OSError, ValueError) as error:
-                raise cannot_listen(listener, error) from error
 
     async def options(self) -> dict[str, Any]:
         """Return options of the workers' servers beside those of the configuration: made once, while they start."""
@@ -132,15 +148,18 @@ class Supervisor:
     def _announce(self) -> None:
         from pillarbox.cli.addresses import address_text
 
+        on_hangup(lambda: read_again(self.configuration, self.reload))
         _log.info("%d workers: %s", len(self.workers), ", ".join(f"{slot.name}" for slot in self.workers))
         for bound in self._bound:
             for address in bound.addresses:
                 _log.info("listening on %s", address_text(address))
+        systemd.notify("READY=1")
 
     # --- End
 
     async def _stop(self) -> None:
         self.stopping = True
+        systemd.notify("STOPPING=1")
         # The workers' own close: until all of them are closed, connections would come and nobody take them.
         self._close_sockets()
         for slot in self.workers:

@@ -1,0 +1,75 @@
+"""The files of keys and certificates that a configuration names: which they are, and when they have changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from pillarbox import Options
+    from pillarbox.cli.config import Configuration
+
+__all__ = ["PEM_OPTIONS", "changed", "pem_files"]
+
+PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path, or the text itself
+# How often they are looked at (seconds): a renewal is no hurry, and such a look costs some microseconds. Looking, since
+# what tells of changes by itself does not see those of a network's file system, nor those behind a symbolic link.
+INTERVAL = 2.0
+
+_Looks = dict[str, tuple[int, int, int] | None]
+
+
+def pem_files(configuration: Configuration) -> list[str]:
+    """Return the paths that the options of server and listeners name."""
+    options = [configuration.options, *(listener.options for listener in configuration.listeners)]
+    return list(dict.fromkeys(path for each in options for path in _of_options(each)))
+
+
+def _of_options(options: Options) -> Iterable[str]:
+    yield from _of_table({name: getattr(options, name) for name in PEM_OPTIONS})
+    for entry in (options.sni_options or {}).values():
+        if isinstance(entry, Mapping):
+            yield from _of_table(entry)
+
+
+def _of_table(table: Mapping[str, Any]) -> Iterable[str]:
+    for name in PEM_OPTIONS:
+        value = table.get(name)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, str) and not is_pem(each):
+                yield each
+
+
+def is_pem(value: str) -> bool:
+    """Whether a text is a key or certificate itself, and no path."""
+    return value.lstrip().startswith("-----BEGIN")
+
+
+async def changed(files: Callable[[], Sequence[str]], tell: Callable[[], Awaitable[None]]) -> None:
+    """Await ``tell`` each time when some of the files have changed, and have stopped changing; never returns."""
+    told = last = await asyncio.to_thread(_look, files())
+    while True:
+        await asyncio.sleep(INTERVAL)
+        now = await asyncio.to_thread(_look, files())
+        # Key and certificate are two files: what was written a moment ago may be half of it.
+        if now != told and now == last:
+            if now.keys() == told.keys():
+                await tell()
+            told = now
+        last = now
+
+
+def _look(files: Sequence[str]) -> _Looks:
+    return {file: _facts(file) for file in files}
+
+
+def _facts(file: str) -> tuple[int, int, int] | None:
+    try:
+        status = Path(file).stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns, status.st_size
