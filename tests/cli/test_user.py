@@ -210,6 +210,9 @@ class TestOthers:
 
 
 class TestTheFile:
+    @pytest.mark.promises(
+        "Users", "A file of users is changed as a whole, one change at a time, also with kill -9 in the middle."
+    )
     def test_two_at_once_lose_nothing(self, file: Path) -> None:
         names = [f"user{n}" for n in range(4)]
         running = [
@@ -240,6 +243,9 @@ class TestTheFile:
             thread.join(WAIT)
         assert len(set(lines_of(file))) == len(lines_of(file)) == 40
 
+    @pytest.mark.promises(
+        "Users", "A file of users is changed as a whole, one change at a time, also with kill -9 in the middle."
+    )
     def test_a_reader_sees_the_old_file_or_the_new(self, file: Path) -> None:
         big = [f"user{n}:{'x' * 100}" for n in range(2000)]
         change(file, lambda _: big, make=True)
@@ -256,6 +262,9 @@ class TestTheFile:
             assert lines_of(file)[-2000:] == big
         writer.join(WAIT)
 
+    @pytest.mark.promises(
+        "Users", "A file of users is changed as a whole, one change at a time, also with kill -9 in the middle."
+    )
     def test_killed_in_the_middle_it_has_changed_nothing(self, file: Path, tmp_path: Path) -> None:
         file.write_text("alice:x\n")
         reached = tmp_path / "reached"

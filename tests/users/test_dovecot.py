@@ -186,6 +186,7 @@ async def auth_process(path: Path) -> int:
     return int(line.split(b"\t")[1])
 
 
+@pytest.mark.promises("Users", "No password, token or key stands in a log.")
 async def test_no_credential_reaches_a_log(dovecot: DovecotAuth) -> None:
     with recorded(logging.DEBUG) as records:
         async with asking(users_from_url(dovecot.url)) as served:

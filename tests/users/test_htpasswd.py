@@ -136,6 +136,7 @@ class TestLogin:
         async with asking(backend(file)) as served:
             assert await plain(served, "alice", PASSWORD) == WRONG
 
+    @pytest.mark.promises("Users", "No password, token or key stands in a log.")
     async def test_no_secret_reaches_a_log(self, file: Path) -> None:
         file.write_text(f"alice:{ARGON2}\nbob:{KEYS}\n")
         with recorded(logging.DEBUG) as records:
@@ -172,6 +173,9 @@ class TestScram:
             assert await offered(served) == ["SCRAM-SHA-256", "SCRAM-SHA-1", "PLAIN", "LOGIN"]
             assert await scram(served, "alice", PASSWORD, "SCRAM-SHA-1") == WELCOME
 
+    @pytest.mark.promises(
+        "Users", "A login does not tell which users a file has, neither by its answer nor by the work it takes."
+    )
     async def test_an_unknown_name_looks_like_one_of_the_file(self, file: Path) -> None:
         """The same in every process that reads the file, also when others are added to it."""
         file.write_text("".join(f"user{n}:{keys_of(PASSWORD, iterations=5000)}\n" for n in range(3)))
@@ -188,6 +192,9 @@ class TestScram:
 
 
 class TestUnknownUsers:
+    @pytest.mark.promises(
+        "Users", "A login does not tell which users a file has, neither by its answer nor by the work it takes."
+    )
     async def test_they_take_a_check_too(self, file: Path) -> None:
         """No upper bound is looked at: a check of 100 ms cannot be done in less, however fast the machine."""
         slow = argon2_of(PASSWORD, memory=32 * 1024, passes=3)
@@ -200,6 +207,9 @@ class TestUnknownUsers:
             assert await users.authenticate(AuthRequest("PLAIN", "nobody", password=PASSWORD), session()) is None
             assert time.perf_counter() - began > costs / 3
 
+    @pytest.mark.promises(
+        "Users", "A login does not tell which users a file has, neither by its answer nor by the work it takes."
+    )
     def test_they_are_like_some_user_always_the_same(self) -> None:
         lines = [f"user{n}:{ARGON2 if n % 2 else BCRYPT}" for n in range(10)]
         accounts = parse_accounts("\n".join(lines).encode())
@@ -215,6 +225,9 @@ class TestUnknownUsers:
 class TestFloods:
     """A stranger can try as many passwords as the network carries."""
 
+    @pytest.mark.promises(
+        "Users", "However many passwords strangers try, memory stays bounded and other clients log in."
+    )
     async def test_memory_stays_bounded_and_others_are_served(self, file: Path) -> None:
         size = 64  # MiB for each check
         file.write_text(f"alice:{argon2_of(PASSWORD, memory=size * 1024)}\n")
@@ -231,6 +244,9 @@ class TestFloods:
             assert kilobytes("VmHWM") - before < 3 * size * 1024
             assert await plain(served, "alice", PASSWORD) == WELCOME
 
+    @pytest.mark.promises(
+        "Users", "However many passwords strangers try, memory stays bounded and other clients log in."
+    )
     async def test_who_finds_no_place_is_told_to_come_again(self) -> None:
         release, secret = threading.Event(), Slow()
         secret.release = release
@@ -263,6 +279,9 @@ class TestFloods:
         assert await checking.fits(secret, "guess", session())  # type: ignore[arg-type]
         checking.close()
 
+    @pytest.mark.promises(
+        "Users", "However many passwords strangers try, memory stays bounded and other clients log in."
+    )
     async def test_clients_take_turns(self) -> None:
         """A flood from one address makes nobody else wait for more than what is running."""
         secret, order, loop = Slow(), list[str](), asyncio.get_running_loop()

@@ -195,6 +195,7 @@ class TestTLS:
         assert http.asked == []
 
 
+@pytest.mark.promises("Users", "No password, token or key stands in a log.")
 async def test_no_credential_reaches_a_log() -> None:
     with recorded(logging.DEBUG) as records:
         async with (

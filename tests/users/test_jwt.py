@@ -115,6 +115,9 @@ class TestTokens:
             {"algorithm": "ES384", "kid": "ES256"},
         ],
     )
+    @pytest.mark.promises(
+        "Users", "A token counts only if issuer, audience, time and signature are right; a public key signs nothing."
+    )
     async def test_a_bad_one(self, file: Path, claims: dict[str, Any]) -> None:
         async with asking(backend(file)) as served:
             assert await bearer(served, encoded(claims)) == (INVALID, WRONG)
@@ -183,6 +186,9 @@ def encoded(claims: dict[str, Any]) -> str:
 
 
 class TestAlgorithms:
+    @pytest.mark.promises(
+        "Users", "A token counts only if issuer, audience, time and signature are right; a public key signs nothing."
+    )
     async def test_none_is_none(self, file: Path) -> None:
         unsigned = jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "ann", "exp": time.time() + 300}, "", "none")
         async with asking(backend(file)) as served:
@@ -190,6 +196,9 @@ class TestAlgorithms:
             head, body, _ = token().split(".")
             assert await bearer(served, f"{head}.{body}.") == (INVALID, WRONG)
 
+    @pytest.mark.promises(
+        "Users", "A token counts only if issuer, audience, time and signature are right; a public key signs nothing."
+    )
     async def test_a_public_key_is_no_secret(self, file: Path) -> None:
         """Signed by HMAC with the public key, which everybody has."""
         public = jwk("RS256")
@@ -347,6 +356,7 @@ async def test_a_file_is_read_again_when_it_changes(file: Path) -> None:
         assert await bearer(served, token()) == ("", LATER)
 
 
+@pytest.mark.promises("Users", "No password, token or key stands in a log.")
 async def test_no_token_reaches_a_log(file: Path) -> None:
     good, bad = token(), token(aud="another")
     with recorded(logging.DEBUG) as records:
