@@ -129,6 +129,12 @@ class TestAdd:
         assert status == 2
         assert "pip install 'pillarbox[users]'" in told
 
+    def test_a_system_without_locks(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "pillarbox.users.editing", None)
+        status, _, told = run("add", "--scram", "--stdin", file, "alice")
+        assert (status, file.exists()) == (2, False)
+        assert "locks of files" in told
+
 
 class TestTerminal:
     def test_the_password_is_asked_for_twice_and_not_shown(self, file: Path) -> None:

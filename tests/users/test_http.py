@@ -221,6 +221,7 @@ class TestStart:
             ("https://host/", {"timeout": -1}, "timeout"),
             ("https://host/", {"tokn": "secret"}, "did you mean 'token'"),
             ("https://host/", {"token": ["secret"]}, "token"),
+            ("https://host/", {"token": "'secret'\r\nX: y"}, "a header cannot hold it"),
         ],
     )
     def test_what_cannot_be_meant(self, url: str, settings: dict[str, Any], says: str) -> None:

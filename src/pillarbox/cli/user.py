@@ -183,8 +183,10 @@ def _names(lines: Sequence[str]) -> set[str]:
 
 
 def _change(file: Path, edit: Callable[[list[str]], Sequence[str]], *, make: bool = False) -> None:
-    from pillarbox.users.editing import change
-
+    try:
+        from pillarbox.users.editing import change
+    except ImportError as error:  # fcntl
+        raise Failure("users can be changed only on a system that has locks of files, as Unix has") from error
     try:
         change(file, edit, make=make)
     except OSError as error:

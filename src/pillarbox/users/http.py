@@ -51,6 +51,9 @@ class HTTPUsers(Users):
         known = (*PASSWORD_METHODS, *TOKEN_METHODS)
         if unknown := [method for method in settings.methods if method not in known]:
             raise ConfigurationError(f"{url}: methods: an endpoint cannot verify {unknown[0]}, only {', '.join(known)}")
+        token = settings.token
+        if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
+            raise ConfigurationError(f"{url}: token: a header cannot hold it: only printable ASCII can be sent")
         self._http: aiohttp.ClientSession | None = None
 
     async def start(self) -> None:
