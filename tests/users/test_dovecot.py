@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from interop.peers import program, run
-from pillarbox import AuthRequest, ConfigurationError, Reject, Session
+from pillarbox import AuthRequest, ConfigurationError, Reject, ScramKeys, Session
 from pillarbox.users import Chain, users_from_url
+from pillarbox.users.passwords import make_hash
 from support import b64, careless, on_both_loops, pem, recorded, serving
 from users.dovecot_auth import DovecotAuth, dovecot_auth
 from users.logins import LATER, WELCOME, WRONG, asking, by_smtplib, offered, plain, session, started
@@ -303,3 +304,27 @@ async def pretending(greeting: bytes, *answers: bytes, then_close: bool = False)
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks)
+
+
+class TestTheSameFile:
+    """Dovecot and ``htpasswd:`` read each other's hashes."""
+
+    @pytest.mark.parametrize("scheme", ["ARGON2ID", "ARGON2I", "BLF-CRYPT"])
+    async def test_hashes_that_dovecot_makes(self, tmp_path: Path, scheme: str) -> None:
+        found = program("doveadm", "dovecot-core")
+        (tmp_path / "none.conf").touch()
+        made = run([found, "-c", tmp_path / "none.conf", "pw", "-s", scheme, "-p", "correct horse"]).output.strip()
+        assert made.startswith(f"{{{scheme}}}$")
+        (tmp_path / "users").write_text(f"alice:{made.partition('}')[2]}\n")
+        async with started(users_from_url(f"htpasswd:{tmp_path}/users")) as users:
+            assert await users.authenticate(request("alice", "correct horse"), session()) == "alice"
+            assert await users.authenticate(request("alice", "wrong"), session()) is None
+
+    async def test_a_file_of_pillarbox_user(self) -> None:
+        """Of a user with a hash and keys Dovecot takes the first line, which is the hash."""
+        lines = [make_hash("correct horse", "argon2"), str(ScramKeys.from_password("other", iterations=4096))]
+        file = {"people": "".join(f"alice:{line}\n" for line in lines)}
+        with dovecot_auth(PASSWD_FILE.replace("PLAIN", "ARGON2ID"), files=file) as found, found.running():
+            async with started(users_from_url(found.url)) as users:
+                assert await users.authenticate(request("alice", "correct horse"), session()) == "alice"
+                assert await users.authenticate(request("alice", "other"), session()) is None

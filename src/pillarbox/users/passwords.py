@@ -92,7 +92,7 @@ def parse_secret(text: str) -> Secret:
         return _parsed_argon2(text)
     if text.startswith("$2"):
         return _parsed_bcrypt(text)
-    raise ValueError(f"{_what(text)}, which is not safe any more")
+    raise ValueError(f"{_what(text)}, which is not accepted")
 
 
 def make_hash(password: str, kind: Kind) -> str:
