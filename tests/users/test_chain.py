@@ -125,6 +125,14 @@ class TestMethods:
             assert await offered(served) == announced
 
 
+def test_methods_that_nobody_verifies() -> None:
+    asked = ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256-PLUS", "XOAUTH2"]
+    assert Chain([Known({}, "PLAIN")]).cannot(asked) == ["CRAM-MD5", "XOAUTH2"]
+    tokens = users_from_url("jwt:keys", {"issuer": "x", "audience": "y"})
+    assert Chain([tokens]).cannot(asked) == ["PLAIN", "CRAM-MD5", "SCRAM-SHA-256-PLUS"]
+    assert Chain([]).cannot(asked) == asked
+
+
 async def test_a_proxy_that_is_trusted_is_believed() -> None:
     users = Known({})
     chain = Chain([users])

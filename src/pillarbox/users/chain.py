@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pillarbox import ScramKeys
-from pillarbox.users.contract import PASSWORD_METHODS
+from pillarbox.users.contract import PASSWORD_METHODS, Users
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from pillarbox import AuthRequest, Session
-    from pillarbox.users.contract import Users
 
 __all__ = ["Chain"]
 
@@ -37,6 +36,12 @@ class Chain:
         with_passwords = [methods for methods in offered if any(method in PASSWORD_METHODS for method in methods)]
         kept = [method for method in found if not _is_scram(method) or all(method in each for each in with_passwords)]
         return tuple(sorted(kept, key=lambda method: _ORDER.index(method) if method in _ORDER else len(_ORDER)))
+
+    def cannot(self, methods: Iterable[str]) -> list[str]:
+        """Return those of some mechanisms that no backend verifies: whoever announces them lets nobody in by them."""
+        known = {method for backend in self.backends for method in backend.methods()}
+        gives_keys = any(type(backend).scram_keys is not Users.scram_keys for backend in self.backends)
+        return [method for method in methods if method not in known and not (gives_keys and _is_scram(method))]
 
     async def on_auth(self, auth: AuthRequest, session: Session) -> str | None:
         """Return the name that the first backend gives who knows the credential; None where none does."""
