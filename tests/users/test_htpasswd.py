@@ -196,16 +196,16 @@ class TestUnknownUsers:
         "Users", "A login does not tell which users a file has, neither by its answer nor by the work it takes."
     )
     async def test_they_take_a_check_too(self, file: Path) -> None:
-        """No upper bound is looked at: a check of 100 ms cannot be done in less, however fast the machine."""
+        """Counted in the processor's time: that does not depend on what else the machine does."""
         slow = argon2_of(PASSWORD, memory=32 * 1024, passes=3)
         file.write_text(f"alice:{slow}\n")
-        began = time.perf_counter()
+        began = time.process_time()
         argon2.PasswordHasher().verify(slow, PASSWORD)
-        costs = time.perf_counter() - began
+        costs = time.process_time() - began
         async with started(backend(file)) as users:
-            began = time.perf_counter()
+            began = time.process_time()
             assert await users.authenticate(AuthRequest("PLAIN", "nobody", password=PASSWORD), session()) is None
-            assert time.perf_counter() - began > costs / 3
+            assert time.process_time() - began > costs / 2
 
     @pytest.mark.promises(
         "Users", "A login does not tell which users a file has, neither by its answer nor by the work it takes."
@@ -228,6 +228,7 @@ class TestFloods:
     @pytest.mark.promises(
         "Users", "However many passwords strangers try, memory stays bounded and other clients log in."
     )
+    @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak of memory is Linux's to tell")
     async def test_memory_stays_bounded_and_others_are_served(self, file: Path) -> None:
         size = 64  # MiB for each check
         file.write_text(f"alice:{argon2_of(PASSWORD, memory=size * 1024)}\n")
@@ -237,7 +238,7 @@ class TestFloods:
             Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
             before = kilobytes("VmHWM")
             logins = asyncio.gather(*(plain(served, f"user{n}", "guess") for n in range(12)))
-            for _ in range(20):
+            for _ in range(5):
                 assert await other.say("NOOP") == "250 OK"
             assert not logins.done()
             assert set(await logins) == {WRONG}
