@@ -306,12 +306,14 @@ class TestFloods:
         secret = Slow()
         secret.release = threading.Event()
         checking = Checking(1)
-        running, waiting = (asyncio.create_task(checking.fits(secret, "x", session())) for _ in range(2))  # type: ignore[arg-type]
+        fits = [asyncio.create_task(checking.fits(secret, "x", session(f"192.0.2.{n}"))) for n in (1, 1, 2)]  # type: ignore[arg-type]
+        running, *waiting = fits
         await asyncio.sleep(0)
         checking.close()
-        with pytest.raises(Reject) as refused:
-            await waiting
-        assert refused.value.code == 454
+        for late in (*waiting, checking.fits(secret, "x", session())):  # type: ignore[arg-type]
+            with pytest.raises(Reject) as refused:
+                await late
+            assert refused.value.code == 454
         secret.release.set()
         assert await running
 

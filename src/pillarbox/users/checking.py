@@ -42,10 +42,13 @@ class Checking:
         self._threads, self._places, self._places_of_one = threads, places, places_of_one
         self._taken: Counter[str] = Counter()  # places, by client
         self._running = 0
+        self._closed = False
         self._waiting: dict[str, deque[_Check]] = {}  # by client; the first is next
 
     async def fits(self, secret: Secret, password: str, session: Session) -> bool:
         """Whether the password fits; raises Reject where too many wait already."""
+        if self._closed:
+            raise unavailable()
         client = _client(session)
         if self._taken.total() >= self._places or self._taken[client] >= self._places_of_one:
             raise Reject(454, "Error: too many logins at the moment, try again later", enhanced="4.7.0")
@@ -60,7 +63,10 @@ class Checking:
 
     def close(self) -> None:
         """End the threads when they have ended what they do; who still waits is told to come again."""
-        for check in [check for checks in self._waiting.values() for check in checks]:
+        self._closed = True
+        waiting = [check for checks in self._waiting.values() for check in checks]
+        self._waiting.clear()
+        for check in waiting:
             if not check.answer.done():
                 check.answer.set_exception(unavailable())
         self._executor.shutdown(wait=False)
