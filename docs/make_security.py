@@ -120,6 +120,13 @@ PROMISES: dict[str, tuple[str, ...]] = {
         "No text of a client breaks out of a header field that the program adds.",
         "What is looked for in a message for a webhook takes bounded time and memory.",
     ),
+    "Users": (
+        "A login does not tell which users a file has, neither by its answer nor by the work it takes.",
+        "However many passwords strangers try, memory stays bounded and other clients log in.",
+        "A token counts only if issuer, audience, time and signature are right; a public key signs nothing.",
+        "No password, token or key stands in a log.",
+        "A file of users is changed as a whole, one change at a time, also with kill -9 in the middle.",
+    ),
     "The program": (
         "It does not start as an open relay.",
         "SIGHUP changes the configuration and ends no session.",

@@ -32,6 +32,7 @@ from pillarbox.session import (
 from pillarbox.smtp.conversation import Conversation
 from pillarbox.smtp.reply import Reply
 from pillarbox.smtp.sasl import AuthRequest, Exchange, InvalidCredential, Mechanism, ScramKeys
+from pillarbox.smtp.sasl.saslprep import saslprep
 from pillarbox.smtp.stream import MessageStream
 from pillarbox.statistics import Durations, Statistics
 from pillarbox.trace import received_header, return_path_header
@@ -80,5 +81,6 @@ __all__ = [
     "log_fields",
     "received_header",
     "return_path_header",
+    "saslprep",
     "self_signed_certificate",
 ]
