@@ -90,7 +90,7 @@ class TestWhatItExplains:
         file = write(
             "[server]\nsize = 5\n[[listen]]\naddress = '127.0.0.1:25'\n[[listen]]\naddress = ':465'\nsecure = true\n"
             "auth_optional = false\nauth_methods = ['PLAIN']\n[[listen]]\naddress = 'unix:lmtp'\nlmtp = true\n"
-            "disabled_commands = ['AUTH', 'STARTTLS']\n"
+            "disabled_commands = ['AUTH', 'STARTTLS']\n[[users]]\nurl = 'htpasswd:users'\n"
         )
         first, second, third = found(run, file)["listeners"]
         assert (first["address"], first["protocol"], first["tls"], first["options"]) == (
@@ -109,7 +109,8 @@ class TestWhatItExplains:
         file = write(
             "[access]\naccept = ['*@example.com']\nnetworks = ['10.0.0.0/8']\n[access.senders]\n"
             "joe = ['joe@example.com']\n'*' = ['{user}@example.com']\n"
-            "[[listen]]\naddress = '127.0.0.1:25'\n[[listen]]\naddress = '127.0.0.1:587'\nauth_optional = false"
+            "[[listen]]\naddress = '127.0.0.1:25'\n[[listen]]\naddress = '127.0.0.1:587'\nauth_optional = false\n"
+            "[[users]]\nurl = 'htpasswd:users'"
         )
         first, second = (listener["access"] for listener in found(run, file)["listeners"])
         assert first == [
@@ -137,7 +138,7 @@ class TestWhatItExplains:
         result = run("check", "--strict", file, "--set", "banner=hello")
         assert result.exit_code == 0
         lines = result.stdout.splitlines()
-        assert f"  :25: SMTP, STARTTLS, AUTH LOGIN PLAIN after TLS, optional  ({file}, [[listen]] 1)" in lines
+        assert f"  :25: SMTP, STARTTLS, no AUTH  ({file}, [[listen]] 1)" in lines
         assert "      anyone may write to *@example.com, postmaster@mx.example.com" in lines
         assert any(line.startswith('  banner = "hello" ') and line.endswith("(--set banner)") for line in lines)
         assert lines[-1] == "No warnings."
@@ -199,6 +200,7 @@ class TestWarnings:
     def test_what_is_open(self, run: Run, write: Write, settings: list[str], expected: str) -> None:
         file = write(GOOD)
         given = [each for setting in settings for each in ("--set", setting)]
+        given += ["--users", "htpasswd:users"]
         assert codes(run, file, *given) == [expected]
         assert codes(run, file, *given, "--listen", "127.0.0.1:25") == []
         assert run("check", "--strict", file, *given).exit_code == 1
@@ -214,7 +216,7 @@ class TestWarnings:
     )
     def test_what_is_not(self, run: Run, write: Write, settings: list[str]) -> None:
         given = [each for setting in settings for each in ("--set", setting)]
-        assert codes(run, write(GOOD), *given) == []
+        assert codes(run, write(GOOD), *given, "--users", "htpasswd:users") == []
 
     @pytest.mark.parametrize(
         ("line", "expected"),

@@ -109,7 +109,7 @@ def test_a_misspelt_shell_and_a_misspelt_command(run: Run) -> None:
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in run("completion", "tcsh").stderr
     result = run("sevre")
     assert result.exit_code == 2
-    assert "No such command 'sevre'. Did you mean 'serve'?" in result.stderr
+    assert "No such command 'sevre'. (Did you mean one of: 'serve', 'user'?)" in result.stderr
 
 
 # --- Help

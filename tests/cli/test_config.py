@@ -127,15 +127,20 @@ class TestDefaults:
         assert found.listeners[0].options.auth_optional is True
 
     def test_auth_optional_can_be_set(self, write: Any) -> None:
-        assert effective(settings=["auth_optional=false"]).options.auth_optional is False
-        file = write("[server]\nauth_optional = false")
+        file = write("[server]\nauth_optional = false\n[[users]]\nurl = 'htpasswd:users'")
         assert effective(file).options.auth_optional is False
         assert effective(file, settings=["auth_optional=true"]).options.auth_optional is True
 
     def test_auth_optional_by_listener(self, write: Any) -> None:
-        found = effective(write("[[listen]]\naddress = ':25'\n[[listen]]\naddress = ':587'\nauth_optional = false"))
+        listen = "[[listen]]\naddress = ':25'\n[[listen]]\naddress = ':587'\nauth_optional = "
+        found = effective(
+            write(f"{listen}false\n[[users]]\nurl = 'htpasswd:users'\n[access]\naccept = ['*@example.com']")
+        )
         assert [listener.options.auth_optional for listener in found.listeners] == [True, False]
-        assert [listener.overrides for listener in found.listeners] == [{}, {"auth_optional": False}]
+        assert [listener.overrides for listener in found.listeners] == [
+            {"auth_optional": True},
+            {"auth_optional": False},
+        ]
 
 
 class TestPrecedence:
@@ -172,7 +177,7 @@ class TestPrecedence:
     def test_listen_replaces_the_files_listeners(self, write: Any) -> None:
         found = effective(write(self.FILE), listen=["127.0.0.1:1", "127.0.0.1:2"])
         assert [listener.address for listener in found.listeners] == ["127.0.0.1:1", "127.0.0.1:2"]
-        assert all(listener.options == found.options for listener in found.listeners)
+        assert [listener.overrides.get("banner") for listener in found.listeners] == [None, None]
         assert len(found.routes) == 2
 
     def test_deliver_replaces_the_files_targets(self, write: Any) -> None:

@@ -147,7 +147,12 @@ class TestDelivery:
             auth_optional = false
             [[deliver]]
             url = "maildir:mail"
+            [[users]]
+            url = "htpasswd:users"
+            [access]
+            accept = ["*@example.com"]
         """)
+        (tmp_path / "users").touch(mode=0o600)
         program = start("--config", "mail.toml", "--set", "size=2000")
         first, second = program.port(), program.port()
         send(first)

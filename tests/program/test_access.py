@@ -98,7 +98,8 @@ class TestSenders:
         [
             ({"joe": ["joe@example.com"]}, "joe@example.com", 250),
             ({"joe": ["joe@example.com"]}, "JOE@example.com", 250),
-            ({"Joe": ["*@example.com"]}, "anyone@example.com", 250),
+            ({"Joe": ["*@example.com"]}, "anyone@example.com", 553),  # another user
+            ({"JOE": ["a@b.example"], "*": ["*"]}, "anyone@example.com", 250),
             ({"joe": ["joe@example.com"]}, "jim@example.com", 553),
             ({"joe": ["joe@example.com"]}, "", 250),  # a report of a mail program, which has no sender
             ({"jim": ["*"]}, "joe@example.com", 553),
@@ -127,6 +128,9 @@ class TestSenders:
             assert await codes(client, "MAIL FROM:<joe@example.com>") == [250]
 
 
+USERS = "[[users]]\nurl = 'htpasswd:users'"
+
+
 class TestNoOpenRelay:
     @pytest.fixture(autouse=True)
     def relaying(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +149,14 @@ class TestNoOpenRelay:
     @pytest.mark.parametrize("address", [":25", "192.0.2.1:25", "[::]:25", "mail.example.com:25", "fd:3"])
     @pytest.mark.parametrize(
         "rules",
-        ["", "[access]\naccept = ['*']", "[access]\naccept = ['a@b', '*@*']", "[access]\nnetworks = ['0.0.0.0/0']"],
+        [
+            "",
+            "[access]\naccept = ['*']",
+            "[access]\naccept = ['a@b', '*@*']",
+            "[access]\nnetworks = ['0.0.0.0/0']",
+            f"[access]\naccept = ['*']\n{USERS}",
+            "[server]\nauth_optional = false\ndisabled_commands = ['AUTH']",
+        ],
     )
     def test_does_not_start(self, tmp_path: Path, address: str, rules: str) -> None:
         with pytest.raises(
@@ -159,7 +170,10 @@ class TestNoOpenRelay:
             ("address = '127.0.0.1:25'", "", ""),
             ("address = '[::1]:25'", "", ""),
             ("address = 'unix:/run/x'", "", ""),
-            ("address = ':25'\nauth_optional = false", "", ""),
+            ("address = ':25'\nauth_optional = false", "", USERS),
+            ("address = ':25'\nauth_optional = false\nuse_xclient = ['192.0.2.1']", "", ""),
+            ("address = ':25'", "", USERS),
+            ("address = ':25'\nauth_optional = true", "", USERS),
             ("address = ':25'", "recipients = ['*@example.com']", ""),
             ("address = ':25'", "", "[access]\naccept = ['*@example.com']"),
             ("address = ':25'\naccept = ['*@example.com']", "", ""),

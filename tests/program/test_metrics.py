@@ -133,8 +133,8 @@ class TestTheProgram:
         misbehave(100)
         found = metrics_of(pages)
         assert set(found) == set(before)
-        assert found['pillarbox_commands_total{verb="unknown"}'] == 40
-        assert found['pillarbox_refusals_total{kind="protocol",reason="unknown_command"}'] == 40
+        assert found['pillarbox_commands_total{verb="unknown"}'] == 80  # AUTH too: there are no users
+        assert found['pillarbox_refusals_total{kind="protocol",reason="unknown_command"}'] == 80
 
     def test_both_formats_and_what_is_no_page(self, start: Start) -> None:
         pages, _ = ports(start(*LOCAL, "--deliver", "discard:"))

@@ -14,6 +14,7 @@ from pillarbox.cli.probe import probe
 from pillarbox.cli.schema import schema
 from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
+from pillarbox.cli.user import user
 from pillarbox.cli.worker import worker
 
 
@@ -29,6 +30,7 @@ program.add_command(probe)
 program.add_command(check)
 program.add_command(schema)
 program.add_command(completion)
+program.add_command(user)
 program.add_command(worker)
 
 

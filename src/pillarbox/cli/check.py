@@ -77,6 +77,7 @@ def _explained(arguments: dict[str, Any], file: str | None) -> dict[str, Any]:
         "file": file,
         "listeners": explain.listeners(configuration, arguments),
         "options": [asdict(each) for each in explain.options(configuration)],
+        "users": explain.users(configuration),
         "targets": explain.targets(configuration, arguments),
         "program": [asdict(each) for each in explain.program(configuration, arguments, file)],
         "warnings": [asdict(each) for each in doubts(configuration, file)],
@@ -86,16 +87,17 @@ def _explained(arguments: dict[str, Any], file: str | None) -> dict[str, Any]:
 def _try_keys(configuration: Configuration) -> None:
     """Raise ConfigurationError for keys and certificates that cannot be used, as ``serve`` would at its start."""
     from pillarbox import SMTPServer
+    from pillarbox.program.running import logins
 
     try:
-        SMTPServer(configuration.options, logger=False)
+        SMTPServer(configuration.options, logger=False, **logins(configuration))
     except ConfigurationError as error:
         raise configuration.located(error) from error
     for listener in configuration.listeners:
         if not listener.overrides:
             continue
         try:
-            SMTPServer(listener.options, logger=False)
+            SMTPServer(listener.options, logger=False, **logins(configuration))
         except ConfigurationError as error:
             raise ConfigurationError(f"{listener.source}: {error}", error.option) from error
 
@@ -105,6 +107,7 @@ def _try_keys(configuration: Configuration) -> None:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     yield from _section("Listeners", (line for each in found["listeners"] for line in _listener(each)))
+    yield from _section("Users", (line for each in found["users"] for line in _users(each)))
     yield from _section("Targets", (line for each in found["targets"] for line in _target(each)))
     yield from _section("Options that differ from the defaults", _values(found["options"]))
     yield from _section("The program's own settings", _values(found["program"]))
@@ -131,6 +134,11 @@ def _listener(each: dict[str, Any]) -> Iterator[str]:
         yield f"    {option['name']} = {_toml(option['value'])}"
     if len(each["targets"]) != 1:
         yield f"    delivers to {', '.join(each['targets'])}"
+
+
+def _users(each: dict[str, Any]) -> Iterator[str]:
+    yield f"{each['url']}  ({each['source']})"
+    yield from (f"    {name} = {_toml(value)}" for name, value in each["settings"].items())
 
 
 def _target(each: dict[str, Any]) -> Iterator[str]:

@@ -83,6 +83,17 @@ def urls(_context: click.Context, _parameter: click.Parameter, incomplete: str) 
     return _beginning(incomplete, (f"{name}:" for name in known_schemes()))
 
 
+def users(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
+    """Complete ``--users``."""
+    from pillarbox.users import known_schemes
+
+    scheme, colon, rest = incomplete.partition(":")
+    if colon:
+        is_path = scheme in ("dovecot", "htpasswd", "jwt") and not rest.startswith(("//", "http"))
+        return [CompletionItem(incomplete, type="file")] if is_path else []
+    return _beginning(incomplete, (f"{name}:" for name in known_schemes()))
+
+
 def addresses(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> Items:
     """Complete ``--listen``."""
     if incomplete.startswith("unix:"):

@@ -1,8 +1,8 @@
 """The effective configuration: what file, command line and defaults say together is decided here, without effects.
 
 The command line beats the file: ``--set`` goes over ``[server]``, other arguments over the key of their name in
-``[program]`` and ``[access]``, and any ``--listen`` or ``--deliver`` replaces all of the file's. Each error names where
-the value stands: the file with its table, or the argument.
+``[program]`` and ``[access]``, and any ``--listen``, ``--deliver`` or ``--users`` replaces all of the file's. Each
+error names where the value stands: the file with its table, or the argument.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
+from pillarbox.cli.logins import Backend, backends, with_logins
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.cpus import Workers, number_of_workers
@@ -82,6 +83,7 @@ class Listener:
     options: Options  # the server's, with the overrides
     access: Access
     source: str = ""
+    implied: frozenset[str] = frozenset()  # of the overrides those that nobody has stated: see `with_logins`
 
     @property
     def local(self) -> bool:
@@ -102,6 +104,7 @@ class Configuration:
     options: Options
     listeners: tuple[Listener, ...]
     routes: tuple[Route, ...]
+    users: tuple[Backend, ...]
     program: ProgramSettings
     sources: Mapping[str, str]  # where each option that is set stands
     snapshot: Mapping[str, Any]  # what `effective` made it of, in values that JSON can hold: it makes it again
@@ -122,6 +125,10 @@ class Configuration:
     def routes_of(self, listener: Listener) -> Routes:
         """Return the routes of one listener."""
         return Routes(self.routes, listener.address)
+
+    def states_methods(self, listener: Listener) -> bool:
+        """Whether the mechanisms of a listener are stated, and not left to what its users can."""
+        return "auth_methods" in listener.overrides or "auth_methods" in self.sources
 
     def located(self, error: ConfigurationError) -> ConfigurationError:
         """Return an error about one of the server's options with the place of that option in front."""
@@ -145,6 +152,7 @@ def effective(
     settings: Sequence[str] = (),
     listen: Sequence[str] = (),
     deliver: Sequence[str] = (),
+    users: Sequence[str] = (),
     accept: Sequence[str] = (),
     program: Mapping[str, Any] | None = None,
     content: str | None = None,
@@ -156,8 +164,9 @@ def effective(
     held, where they are not to be read again.
     """
     document = Document(file, content, pem)
+    who = backends(document, users)
     # Whoever starts the program wants mail without making accounts first; the library's default is the safe one.
-    defaults = {"auth_optional": _Given(True, "")}
+    defaults = {} if who else {"auth_optional": _Given(True, "")}
     given = defaults | _server(document) | _settings(settings, document)
     options = _options(None, given)
     access, _ = document.table("access")
@@ -168,13 +177,13 @@ def effective(
         or _cli_listeners([DEFAULT_ADDRESS], options, own, document)
     )
     routes = tuple(_cli_routes(deliver) or _file_routes(document) or _cli_routes([DEFAULT_TARGET], ""))
+    sources = _sources(given)
+    listeners = tuple(with_logins(listener, who, sources) for listener in listeners)
     snapshot = {
-        "file": file, "settings": settings, "listen": listen, "deliver": deliver, "accept": accept,
+        "file": file, "settings": settings, "listen": listen, "deliver": deliver, "users": users, "accept": accept,
         "program": program or {}, "content": None if file is None else document.content, "pem": pem,
     }  # fmt: skip
-    configuration = Configuration(
-        options, listeners, routes, _program(document, program or {}), _sources(given), snapshot
-    )
+    configuration = Configuration(options, listeners, routes, who, _program(document, program or {}), sources, snapshot)
     _check_routes(configuration)
     files = pem_files(configuration) if pem is None else tuple(pem)
     return dataclasses.replace(_closed(configuration), files=tuple(files))
@@ -396,17 +405,18 @@ def _check_routes(configuration: Configuration) -> None:
 def _closed(configuration: Configuration) -> Configuration:
     """Return the configuration without open relays: where messages leave for anywhere, nobody unknown may send them."""
     listeners = tuple(
-        _closed_listener(listener, configuration.routes_of(listener)) for listener in configuration.listeners
+        _closed_listener(listener, configuration.routes_of(listener), users=bool(configuration.users))
+        for listener in configuration.listeners
     )
     return dataclasses.replace(configuration, listeners=listeners)
 
 
-def _closed_listener(listener: Listener, routes: Routes) -> Listener:
+def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
     relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
-    if relay is None or listener.local or not listener.options.auth_optional:
+    if relay is None or listener.local or listener.options.must_authenticate:
         return listener
     access = listener.access
-    if access.networks_given and not access.everywhere and access.accept is None:
+    if access.accept is None and not access.everywhere and (users or access.networks_given):
         return dataclasses.replace(listener, access=access.accepting([]))
     if access.accept is not None and not access.open_to_all:
         return listener
@@ -415,6 +425,6 @@ def _closed_listener(listener: Listener, routes: Routes) -> Listener:
             listener.source,
             f"listener {listener.address} would be an open relay: {relay.target.url} takes messages for anyone, and"
             " anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
-            " [[deliver]]), or require AUTH (auth_optional = false)",
+            " [[deliver]]), or who may log in ([[users]])",
         )
     )

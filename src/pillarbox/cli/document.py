@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TABLES", "Document", "located"]
 
-TABLES = ("server", "listen", "deliver", "access", "program")
+TABLES = ("server", "listen", "deliver", "users", "access", "program")
 
 
 class Document:

@@ -159,10 +159,15 @@ def _paths(value: Any) -> list[str]:
 
 
 def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
+    from pillarbox.users.htpasswd import HtpasswdUsers
+
     secret: dict[str, str] = {}
     for options in (configuration.options, *(listener.options for listener in configuration.listeners)):
         keys = [options.key, *(entry.get("key") for entry in (options.sni_options or {}).values())]
         secret |= {path: "a private key" for key in keys for path in _paths(key)}
+    for backend in configuration.users:
+        if isinstance(backend.users, HtpasswdUsers):
+            secret[str(backend.users.path)] = "what passwords can be guessed from"
     if file is not None and _holds_secrets(configuration):
         secret[file] = "a secret"
     for path, what in secret.items():
@@ -185,7 +190,9 @@ def _holds_secrets(configuration: Configuration) -> bool:
     options = (configuration.options, *(listener.options for listener in configuration.listeners))
     written = any(each.key_password is not None for each in options)
     pem = any(isinstance(key, str) and is_pem(key) for each in options for key in _items(each.key))
-    return written or pem or any(secret(route.target.settings) for route in configuration.routes)
+    settings: list[BaseModel | None] = [route.target.settings for route in configuration.routes]
+    settings += [backend.users.settings for backend in configuration.users]
+    return written or pem or any(map(secret, settings))
 
 
 def _others_may_read(path: str) -> bool:

@@ -62,13 +62,13 @@ def targets(configuration: Configuration, arguments: Mapping[str, Any]) -> list[
 
 def _listener(listener: Listener, configuration: Configuration, source: str) -> dict[str, Any]:
     o = listener.options
-    own = _differing(o, configuration.options)
+    own = [(name, shown) for name, shown in _differing(o, configuration.options) if name not in listener.implied]
     return {
         "address": listener.address,
         "protocol": "LMTP" if o.lmtp else "SMTP",
         "reached_from": "this host" if listener.local else "other hosts",
         "tls": _tls(o),
-        "login": _login(o),
+        "login": _login(o, known=not configuration.users or configuration.states_methods(listener)),
         "access": list(_access(listener)),
         "targets": [route.target.url for route in configuration.routes_of(listener).all],
         "options": [dataclasses.asdict(Value(name, shown, source)) for name, shown in own],
@@ -86,11 +86,20 @@ def _tls(o: Options) -> str:
     return "hidden STARTTLS" if o.hide_starttls else "STARTTLS"
 
 
-def _login(o: Options) -> str:
+def users(configuration: Configuration) -> list[dict[str, Any]]:
+    """Return who may log in."""
+    return [
+        {"url": each.users.url, "settings": dict(_set(each.users.settings)), "source": each.source}
+        for each in configuration.users
+    ]
+
+
+def _login(o: Options, *, known: bool) -> str:
     if not offers_auth(o):
         return "no AUTH"
     after = " after TLS" if o.auth_needs_tls and not o.secure else ""
-    return f"AUTH {' '.join(map(str, o.auth_methods))}{after}, {'required' if o.must_authenticate else 'optional'}"
+    methods = f" {' '.join(map(str, o.auth_methods))}" if known else ""
+    return f"AUTH{methods}{after}, {'required' if o.must_authenticate else 'optional'}"
 
 
 def _access(listener: Listener) -> Iterator[str]:

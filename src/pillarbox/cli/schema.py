@@ -47,6 +47,8 @@ def document_schema() -> Schema:
     from pillarbox.cli.config import DEFAULT_ADDRESS, ProgramSettings, RouteSettings
     from pillarbox.deliver import known_schemes, target_class
     from pillarbox.program.access import AccessSettings
+    from pillarbox.users import known_schemes as known_users
+    from pillarbox.users import users_class
 
     options, access = _options(), _settings(AccessSettings)
     address = {
@@ -63,6 +65,7 @@ def document_schema() -> Schema:
         "program": _table(_settings(ProgramSettings), "The program's own settings; each is an argument too."),
         "listen": {"type": "array", "description": "Where to listen, once for each address.", "items": listener},
         "deliver": _by_scheme("Where messages go.", RouteSettings, known_schemes(), target_class),
+        "users": _by_scheme("Who may log in.", None, known_users(), users_class),
     }
     return {"$schema": _DIALECT, "title": "The configuration of pillarbox", **_table(tables)}
 
@@ -90,7 +93,8 @@ def _by_scheme(
 
 def _own_settings(class_of: Callable[[str], Any], scheme: str) -> Schema | None:
     try:
-        return _settings(class_of(f"{scheme}:").Settings)
+        model = class_of(f"{scheme}:").Settings
+        return None if model.model_config.get("extra") == "allow" else _settings(model)
     except (ConfigurationError, ImportError):  # only the whole URL tells, or it cannot be loaded here
         return None
 
@@ -111,8 +115,9 @@ def _options() -> Schema:
     from pillarbox import Options
 
     properties = {name: _option(name, each) for name, each in Options.json_schema()["properties"].items()}
-    # The program's default is not the library's: see config.effective.
-    return properties | {"auth_optional": properties["auth_optional"] | {"default": True}}
+    # The program's defaults are not the library's, and depend on whether there are users: see cli.logins.
+    properties["auth_optional"].pop("default")
+    return properties
 
 
 def _option(name: str, schema: Schema) -> Schema:

@@ -49,6 +49,13 @@ into the Maildir ./Maildir. --listen, --deliver and --set can be repeated.
     help="Any option of the server; TOML or text.",
 )
 @click.option("--config", metavar="FILE", type=click.Path(), help="A TOML file; the arguments beat it.")
+@click.option(
+    "--users",
+    metavar="URL",
+    multiple=True,
+    shell_complete=complete.users,
+    help="Who may log in: htpasswd:FILE, dovecot:SOCKET, https://…",
+)
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Whom anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")
 @click.option("--user", metavar="USER[:GROUP]", help="What to become once the addresses are bound.")
@@ -78,9 +85,11 @@ def serve(**arguments: Any) -> None:
 
 
 def configured(
+    *,
     listen: tuple[str, ...],
     deliver: tuple[str, ...],
     settings: tuple[str, ...],
+    users: tuple[str, ...],
     accept: tuple[str, ...],
     config: str | None,
     **program: Any,
@@ -93,4 +102,6 @@ def configured(
         for name, value in program.items()
         if value not in (None, ())
     }
-    return effective(config, settings=settings, listen=listen, deliver=deliver, accept=accept, program=given)
+    return effective(
+        config, settings=settings, listen=listen, deliver=deliver, users=users, accept=accept, program=given
+    )

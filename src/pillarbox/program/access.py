@@ -49,9 +49,7 @@ class Access:
         except ValueError as error:
             raise ConfigurationError(f"networks: {error}") from error
         senders = settings.senders
-        self._senders = (
-            None if senders is None else {_plain(user): _Senders(own, folder) for user, own in senders.items()}
-        )
+        self._senders = None if senders is None else {user: _Senders(own, folder) for user, own in senders.items()}
 
     @property
     def networks_given(self) -> bool:
@@ -87,7 +85,7 @@ class Access:
         if self._senders is None or session.user is None or not sender.address:
             return
         user = str(session.user)
-        own = self._senders.get(_plain(user)) or self._senders.get(_EVERYONE)
+        own = self._senders.get(user) or self._senders.get(_EVERYONE)
         if own is None or not own.allow(sender.address, user):
             raise Reject(553, f"Error: <{sender.address}> is no address of {user}", enhanced="5.7.1")
 
@@ -118,7 +116,3 @@ def _of_user(pattern: str, user: str) -> re.Pattern[str]:
     own = re.escape(normal(user))
     parts = [own.join(map(re.escape, part.split(_USER))) for part in normal(pattern).split("*")]
     return re.compile(expression(parts), re.DOTALL)
-
-
-def _plain(user: str) -> str:
-    return user.casefold()

@@ -16,6 +16,7 @@ from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Observed
 from pillarbox.program.receiver import Receiver
 from pillarbox.program.systemd import handed_over
+from pillarbox.users import Chain
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from pillarbox import Session
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.deliver import Target
-    from pillarbox.program.routes import Route
+    from pillarbox.users import Users
 
 __all__ = ["Running", "bound_sockets", "resolved"]
 
@@ -39,34 +40,36 @@ class Running:
         self.configuration = configuration
         self._more = {**options, "logger": False}  # the program shows all records itself: else they came twice
         try:
-            self.server = SMTPServer(configuration.options, **self._more)
+            self.server = SMTPServer(configuration.options, **self._more, **logins(configuration))
         except ConfigurationError as error:  # a key that cannot be read
             raise configuration.located(error) from error
         self.receiver = Receiver()
         self.observed = Observed(self.server, configuration, self.receiver)
         self._bound: dict[tuple[str, int], tuple[str, int] | str] = {}  # listener → where it listens
-        self._started: list[Target] = []
+        self._started: list[Target | Users] = []
         self._retiring: set[asyncio.Task[None]] = set()
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
-        """Start the targets, and then accept connections; sockets: for each listener what was bound."""
-        await self._start_targets(self.configuration.routes)
+        """Start targets and users, and then accept connections; sockets: for each listener what was bound."""
+        await self._start_all(_parts(self.configuration))
+        _check_methods(self.configuration)
         for (key, listener), bound in zip(_keyed(self.configuration.listeners), sockets, strict=True):
             await self._listen(self.configuration, key, listener, bound)
         self.observed.state = ""
 
     async def reload(self, configuration: Configuration) -> None:
         """Go over to another configuration; raise ConfigurationError where that cannot be, and change nothing."""
-        configuration = dataclasses.replace(configuration, routes=self._with_running(configuration.routes))
-        new = [route for route in configuration.routes if route.target not in self._started]
-        await self._start_targets(new)
+        configuration = self._with_running(configuration)
+        new = [(part, source) for part, source in _parts(configuration) if part not in self._started]
+        await self._start_all(new)
         try:
+            _check_methods(configuration)
             await self._change(configuration)
         except BaseException:
-            await self._close_targets(route.target for route in new)
+            await self._close_all(part for part, _ in new)
             raise
-        kept = {id(route.target) for route in configuration.routes}
-        unwanted = [target for target in self._started if id(target) not in kept]
+        kept = {id(part) for part, _ in _parts(configuration)}
+        unwanted = [part for part in self._started if id(part) not in kept]
         self.configuration = configuration
         log_to_stderr(configuration.program)
         if unwanted:
@@ -85,49 +88,57 @@ class Running:
         await self.receiver.close()
         for task in self._retiring:
             task.cancel()
-        await self._close_targets(list(self._started))
+        await self._close_all(list(self._started))
         await self.observed.close()
 
-    # --- Targets
+    # --- Targets and users
 
-    async def _start_targets(self, routes: Iterable[Route]) -> None:
-        started: list[Target] = []
+    async def _start_all(self, parts: Iterable[tuple[Target | Users, str]]) -> None:
+        started: list[Target | Users] = []
         try:
-            for route in routes:
-                await _start(route)
-                started.append(route.target)
+            for part, source in parts:
+                await _start(part, source)
+                started.append(part)
         except BaseException:
-            await self._close_targets(started)
+            await self._close_all(started)
             raise
         self._started += started
 
-    async def _close_targets(self, targets: Iterable[Target]) -> None:
-        for target in targets:
-            if target in self._started:
-                self._started.remove(target)
-            await target.close()
+    async def _close_all(self, parts: Iterable[Target | Users]) -> None:
+        for part in parts:
+            if part in self._started:
+                self._started.remove(part)
+            await part.close()
 
-    def _with_running(self, routes: Sequence[Route]) -> tuple[Route, ...]:
-        """Return routes with the targets that run already in place of those that are the same."""
-        running = [route.target for route in self.configuration.routes]
-        found = []
-        for route in routes:
-            same = next((target for target in running if route.target.same_as(target)), route.target)
-            found.append(dataclasses.replace(route, target=same))
-        return tuple(found)
+    def _with_running(self, configuration: Configuration) -> Configuration:
+        """Return a configuration with the targets and users that run already in place of those that are the same."""
+        targets = [route.target for route in self.configuration.routes]
+        routes = []
+        for route in configuration.routes:
+            target = next((each for each in targets if route.target.same_as(each)), route.target)
+            routes.append(dataclasses.replace(route, target=target))
+        known = [backend.users for backend in self.configuration.users]
+        backends = []
+        for backend in configuration.users:
+            users = next((each for each in known if backend.users.same_as(each)), backend.users)
+            backends.append(dataclasses.replace(backend, users=users))
+        return dataclasses.replace(configuration, routes=tuple(routes), users=tuple(backends))
 
-    async def _retire(self, targets: list[Target], sessions: list[Session]) -> None:
-        """Close targets when the sessions that may need them have ended."""
+    async def _retire(self, parts: list[Target | Users], sessions: list[Session]) -> None:
+        """Close targets and users when the sessions that may need them have ended."""
         # Looked at now and then: whoever holds a session knows of its end, but is not this.
         while {id(each) for each in sessions} & {id(each) for each in self.server.connections}:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
-        await self._close_targets(targets)
+        await self._close_all(parts)
 
     # --- Listeners
 
     def _overrides(self, configuration: Configuration, listener: Listener) -> dict[str, Any]:
         handlers = self.receiver.handlers(listener.options.name, configuration.routes_of(listener), listener.access)
-        return {**listener.overrides, "logger": False, **self.observed.handlers(handlers)}
+        handlers |= logins(configuration)
+        methods = () if configuration.states_methods(listener) else chain(configuration).methods()
+        own = {"auth_methods": methods} if methods else {}
+        return {**own, **listener.overrides, "logger": False, **self.observed.handlers(handlers)}
 
     async def _listen(
         self, configuration: Configuration, key: tuple[str, int], listener: Listener, bound: BoundSockets | None
@@ -164,7 +175,7 @@ class Running:
         # The certificate that was made for all workers is for a configuration without one.
         more = self._more if configuration.options.cert is None else {"logger": False}
         try:
-            self.server.reload(configuration.options, listeners=own, **more)
+            self.server.reload(configuration.options, listeners=own, **more, **logins(configuration))
         except ConfigurationError as error:
             raise configuration.located(error) from error
 
@@ -179,11 +190,47 @@ def _keyed(listeners: Iterable[Listener]) -> list[tuple[tuple[str, int], Listene
     return keyed
 
 
-async def _start(route: Route) -> None:
+def _parts(configuration: Configuration) -> list[tuple[Target | Users, str]]:
+    """Return all that is started and closed, each with its place in the configuration."""
+    return [
+        *((backend.users, backend.source) for backend in configuration.users),
+        *((route.target, route.source) for route in configuration.routes),
+    ]
+
+
+async def _start(part: Target | Users, source: str) -> None:
     try:
-        await route.target.start()
+        await part.start()
     except ConfigurationError as error:
-        raise ConfigurationError(f"{route.source}: {error}" if route.source else str(error)) from error
+        raise ConfigurationError(f"{source}: {error}" if source else str(error)) from error
+
+
+# --- Who may log in
+
+
+def chain(configuration: Configuration) -> Chain:
+    """Return all users of a configuration."""
+    return Chain([backend.users for backend in configuration.users])
+
+
+def logins(configuration: Configuration) -> dict[str, Any]:
+    """Return the handlers for AUTH, and for XCLIENT, by which a proxy may name a user."""
+    users = chain(configuration)
+    return {"on_auth": users.on_auth, "on_scram": users.on_scram}
+
+
+def _check_methods(configuration: Configuration) -> None:
+    """Raise ConfigurationError where mechanisms are announced by which nobody could log in."""
+    for listener in configuration.listeners:
+        if not configuration.users or "AUTH" in listener.options.disabled_commands:
+            continue
+        unknown = chain(configuration).cannot(map(str, listener.options.auth_methods))
+        if unknown and configuration.states_methods(listener):
+            place = listener.source if "auth_methods" in listener.overrides else configuration.sources["auth_methods"]
+            known = ", ".join(chain(configuration).methods()) or "nothing"
+            raise ConfigurationError(
+                f"{place}: none of the users can log in by {', '.join(unknown)} (auth_methods), but by {known}"
+            )
 
 
 def resolved(arguments: Mapping[str, Any]) -> Mapping[str, Any]:

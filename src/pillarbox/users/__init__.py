@@ -17,7 +17,16 @@ from pillarbox.users.contract import Settings, Users, acts_as_itself, unavailabl
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Chain", "Settings", "Users", "acts_as_itself", "known_schemes", "unavailable", "users_from_url"]
+__all__ = [
+    "Chain",
+    "Settings",
+    "Users",
+    "acts_as_itself",
+    "known_schemes",
+    "unavailable",
+    "users_class",
+    "users_from_url",
+]
 
 # Other distributions offer backends under this group: the name is the scheme, the object a subclass of Users.
 ENTRY_POINTS = "pillarbox.users"

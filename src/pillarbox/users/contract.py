@@ -32,6 +32,10 @@ class Users:
         self.url = url  # as it may be shown
         self.settings = settings
 
+    def same_as(self, other: Users) -> bool:
+        """Whether a reload may go on with the other, which runs already, instead of starting this one."""
+        return type(self) is type(other) and self.url == other.url and self.settings == other.settings
+
     async def start(self) -> None:
         """Make ready, once, before the first login; raise ConfigurationError if that is impossible."""
 

@@ -41,6 +41,7 @@ class HtpasswdUsers(Users):
     def __init__(self, url: str, settings: HtpasswdSettings) -> None:
         super().__init__(url, settings)
         self._file = WatchedFile(local_path(url), self._parsed)
+        self.path = self._file.path
         self._checking = Checking(settings.parallel)
         self._methods: tuple[str, ...] = ()
         self._accounts: Accounts | None = None
