@@ -152,6 +152,11 @@ class TestNoOpenRelay:
         [
             "",
             "[access]\naccept = ['*']",
+            "[access]\naccept = ['*', '!*@example.com']",
+            "[access]\naccept = ['!joe@example.com']",
+            "[access]\naccept = ['*@*.org']",
+            "recipients = ['*', '!*@example.com']",
+            "recipients = ['!*@example.com']",
             "[access]\naccept = ['a@b', '*@*']",
             "[access]\nnetworks = ['0.0.0.0/0']",
             f"[access]\naccept = ['*']\n{USERS}",

@@ -412,7 +412,7 @@ def _closed(configuration: Configuration) -> Configuration:
 
 
 def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
-    relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
+    relay = next((route for route in routes.all if route.target.relays and route.recipients.open), None)
     if relay is None or listener.local or listener.options.must_authenticate:
         return listener
     access = listener.access

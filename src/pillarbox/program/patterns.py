@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 __all__ = ["Patterns"]
 
 
+# Addresses that nobody has: who takes them takes those of everybody.
+_STRANGERS = tuple(f"pillarbox-stranger@nobody-has-this-name.{top}" for top in ("com", "net", "org", "example"))
+
+
 class Patterns:
     """A list of patterns; ``address in patterns`` costs two lookups where they are addresses and ``*@domain``."""
 
@@ -44,6 +48,11 @@ class Patterns:
     def all(self) -> bool:
         """Whether every address matches."""
         return self._wanted.all and not self._not_wanted
+
+    @property
+    def open(self) -> bool:
+        """Whether addresses anywhere match, with or without exceptions: then they are no list of one's own."""
+        return any(address in self for address in _STRANGERS)
 
 
 class _Set:
