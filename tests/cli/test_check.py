@@ -205,6 +205,11 @@ class TestWarnings:
         assert codes(run, file, *given, "--listen", "127.0.0.1:25") == []
         assert run("check", "--strict", file, *given).exit_code == 1
 
+    def test_behind_a_proxy_on_this_host_are_strangers(self, run: Run, write: Write) -> None:
+        file = write(GOOD.replace('"*@example.com"', '"*"'))
+        assert codes(run, file, "--listen", "127.0.0.1:25") == []
+        assert codes(run, file, "--listen", "127.0.0.1:25", "--set", "use_proxy=true") == ["accepts-everything"]
+
     @pytest.mark.parametrize(
         "settings",
         [

@@ -107,6 +107,10 @@ class TestSenders:
             ({"*": ["{user}@example.com"]}, "jim@example.com", 553),
             ({"*": ["{user}+*@example.com"]}, "joe+tag@example.com", 250),
             ({"joe": ["a@b.example"], "*": ["{user}@example.com"]}, "joe@example.com", 553),
+            ({"*": ["{user}@example.com", "!root@example.com"]}, "jim@example.com", 553),  # an exception adds nobody
+            ({"*": ["*@example.com", "!{user}@example.com"]}, "joe@example.com", 553),
+            ({"*": ["{user}+*@example.com", "!*+admin@example.com"]}, "joe+admin@example.com", 553),
+            ({"*": ["{user}@mx.*"]}, '"joe@mx."@example.com', 553),
             (None, "anyone@example.org", 250),
         ],
     )
@@ -120,6 +124,17 @@ class TestSenders:
         async with serving(**LOGIN, **handlers(senders={"*": ["{user}@example.com"]})) as served:
             client = await logged_in(await served.client(), "*")
             assert await codes(client, "MAIL FROM:<joe@example.com>") == [553]
+
+    async def test_files_may_name_the_user(self, tmp_path: Path) -> None:
+        (tmp_path / "own").write_text("{user}@example.com  # theirs\n")
+        async with serving(**LOGIN, **handlers(senders={"*": [f"file:{tmp_path / 'own'}"]})) as served:
+            client = await logged_in(await served.client())
+            assert await codes(client, "MAIL FROM:<jim@example.com>", "MAIL FROM:<joe@example.com>") == [553, 250]
+
+    @pytest.mark.parametrize("pattern", ["{user} @example.com", "", "example.com", "file:nowhere"])
+    def test_what_is_no_pattern(self, pattern: str) -> None:
+        with pytest.raises(ConfigurationError):
+            Access(AccessSettings.from_table({"senders": {"*": [pattern]}}))
 
     async def test_strangers_have_none(self) -> None:
         async with serving(auth_optional=True, **handlers(senders={"joe": []})) as served:
@@ -155,6 +170,14 @@ class TestNoOpenRelay:
             "[access]\naccept = ['a@b', '*@*']",
             "[access]\nnetworks = ['0.0.0.0/0']",
             f"[access]\naccept = ['*']\n{USERS}",
+            "[access]\naccept = ['*', '!root@example.com']",  # an exception leaves all others
+            "[access]\naccept = ['!root@example.com']",
+            "[access]\naccept = ['*@*.com']",
+            "[access]\naccept = ['postmaster@*']",
+            "[access]\nnetworks = ['0.0.0.0/0.0.0.0']",
+            "[access]\nnetworks = ['0.0.0.0/1', '128.0.0.0/1']",
+            "[access]\nnetworks = ['10.0.0.0/8']\n[server]\nuse_proxy = true",  # anyone can say that it is in there
+            "[server]\nauth_optional = false\nuse_xclient = true",
             "[server]\nauth_optional = false\ndisabled_commands = ['AUTH']",
         ],
     )
@@ -163,6 +186,19 @@ class TestNoOpenRelay:
             ConfigurationError, match=r"\[\[listen\]\] 1: listener .* would be an open relay: away: takes"
         ):
             self.effective(tmp_path, f"[[listen]]\naddress = '{address}'\n[[deliver]]\nurl = 'away:'\n{rules}\n")
+
+    @pytest.mark.parametrize("recipients", ["'*', '!root@example.com'", "'*@*.com'"])
+    def test_nor_for_nearly_all_recipients(self, tmp_path: Path, recipients: str) -> None:
+        with pytest.raises(ConfigurationError, match="would be an open relay"):
+            self.effective(
+                tmp_path, f"[[listen]]\naddress = ':25'\n[[deliver]]\nurl = 'away:'\nrecipients = [{recipients}]\n"
+            )
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:25", "unix:/run/x"])
+    @pytest.mark.parametrize("proxy", ["use_proxy", "use_xclient"])
+    def test_nor_behind_a_proxy_on_this_host(self, tmp_path: Path, address: str, proxy: str) -> None:
+        with pytest.raises(ConfigurationError, match="would be an open relay"):
+            self.effective(tmp_path, f"[[listen]]\naddress = '{address}'\n{proxy} = true\n[[deliver]]\nurl = 'away:'\n")
 
     @pytest.mark.parametrize(
         ("listen", "deliver", "rules"),
@@ -178,6 +214,9 @@ class TestNoOpenRelay:
             ("address = ':25'", "", "[access]\naccept = ['*@example.com']"),
             ("address = ':25'\naccept = ['*@example.com']", "", ""),
             ("address = ':25'", "", "[access]\nnetworks = ['10.0.0.0/8']"),
+            ("address = ':25'", "", "[access]\naccept = ['*@*.example.com', '*@*.internal']"),
+            ("address = ':25'\nuse_proxy = ['192.0.2.1']", "", "[access]\nnetworks = ['10.0.0.0/8']"),
+            ("address = 'unix:x'\nauth_optional = false\nuse_xclient = true", "", ""),
         ],
     )
     def test_starts(self, tmp_path: Path, listen: str, deliver: str, rules: str) -> None:

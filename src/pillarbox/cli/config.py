@@ -21,7 +21,7 @@ from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.cli.logins import Backend, backends, with_logins
 from pillarbox.deliver import target_class, target_from_url
-from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.access import Access, AccessSettings, everyone
 from pillarbox.program.cpus import Workers, number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
 from pillarbox.program.logs import LogSettings
@@ -86,8 +86,8 @@ class Listener:
     implied: frozenset[str] = frozenset()  # of the overrides those that nobody has stated: see `with_logins`
 
     @property
-    def local(self) -> bool:
-        """Whether only this host reaches it."""
+    def loopback(self) -> bool:
+        """Whether only this host connects to it."""
         host = self.arguments.get("host")
         if "path" in self.arguments or host == "localhost":
             return True
@@ -95,6 +95,11 @@ class Listener:
             return host is not None and ip_address(host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def local(self) -> bool:
+        """Whether only this host is served there: no proxy connects that hands on clients from elsewhere."""
+        return self.loopback and not (self.options.use_proxy or self.options.use_xclient)
 
 
 @dataclass(frozen=True)
@@ -412,19 +417,28 @@ def _closed(configuration: Configuration) -> Configuration:
 
 
 def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
-    relay = next((route for route in routes.all if route.target.relays and route.recipients.all), None)
-    if relay is None or listener.local or listener.options.must_authenticate:
+    relay = next((route for route in routes.all if route.target.relays and route.recipients.unbounded), None)
+    if relay is None or listener.local:
         return listener
-    access = listener.access
-    if access.accept is None and not access.everywhere and (users or access.networks_given):
+    access, options = listener.access, listener.options
+    advice = (
+        "anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
+        " [[deliver]]), or who may log in ([[users]])"
+    )
+    if not listener.loopback and (
+        everyone(options.use_xclient) or (access.networks_given and everyone(options.use_proxy))
+    ):
+        advice = "anyone could say by XCLIENT or PROXY who it is. List your proxies in use_xclient and use_proxy"
+    elif options.must_authenticate:
+        return listener
+    elif access.accept is None and not access.everywhere and (users or access.networks_given):
         return dataclasses.replace(listener, access=access.accepting([]))
-    if access.accept is not None and not access.open_to_all:
+    elif access.accept is not None and not access.open_to_all:
         return listener
     raise ConfigurationError(
         located(
             listener.source,
             f"listener {listener.address} would be an open relay: {relay.target.url} takes messages for anyone, and"
-            " anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
-            " [[deliver]]), or who may log in ([[users]])",
+            f" {advice}",
         )
     )

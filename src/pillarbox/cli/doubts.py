@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.cli.certificates import Certificate
+from pillarbox.program.access import everyone
 from pillarbox.program.files import is_pem
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[t
     yield from _certificates(options)
     if listener.local:
         return
-    yield from _trust(options)
+    if not listener.loopback:
+        yield from _trust(options)
     yield from _login(options)
     if may_use_tls(options) and options.cert is None:
         made_up = "there is no certificate: a self-signed one is made at each start, which no client can verify"
@@ -58,13 +60,6 @@ def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[t
 
 
 # --- Who may do what
-
-
-def everyone(listed: bool | Sequence[str]) -> bool:
-    """Whether an option that lists peers means all of them."""
-    if isinstance(listed, bool):
-        return listed
-    return any(entry == "*" or entry.endswith("/0") for entry in listed)
 
 
 def may_use_tls(options: Options) -> bool:
