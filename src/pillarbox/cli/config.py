@@ -61,6 +61,10 @@ class ProgramSettings(LogSettings):
         raise ConfigurationError("write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT says")
 
 
+# What is done once, at the start.
+_FIXED = ("workers", "user", "metrics", "traces", "trace_addresses")
+
+
 class RouteSettings(Settings):
     """The keys of every ``[[deliver]]``, beside those of its target."""
 
@@ -117,7 +121,7 @@ class Configuration:
 
     def again(self) -> Configuration:
         """Return what the file says now, with the same arguments."""
-        return effective(**{**self.snapshot, "content": None, "pem": None})
+        return effective(**{**self.snapshot, "content": None, "pem": None, "fixed": None})
 
     def with_files_read(self) -> Configuration:
         """Return the same with the content of keys and certificates in place of their paths."""
@@ -126,6 +130,14 @@ class Configuration:
     def with_files_again(self) -> Configuration:
         """Return the same with the paths of keys and certificates, which are read when it is used."""
         return effective(**{**self.snapshot, "pem": None})
+
+    def fixed_unlike(self, other: Configuration) -> list[str]:
+        """Return the settings of the program that a reload cannot change, and that are others than there."""
+        return [name for name in _FIXED if getattr(self.program, name) != getattr(other.program, name)]
+
+    def with_fixed_of(self, other: Configuration) -> Configuration:
+        """Return the same with the settings of another that a reload cannot change."""
+        return effective(**{**self.snapshot, "fixed": {name: getattr(other.program, name) for name in _FIXED}})
 
     def routes_of(self, listener: Listener) -> Routes:
         """Return the routes of one listener."""
@@ -162,11 +174,12 @@ def effective(
     program: Mapping[str, Any] | None = None,
     content: str | None = None,
     pem: Mapping[str, str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Configuration:
     """Return what the sources say together; raise ConfigurationError with the place of the first mistake.
 
     program: arguments for keys of ``[program]``. content and pem: what the file, and the files of keys and certificates
-    held, where they are not to be read again.
+    held, where they are not to be read again. fixed: keys of ``[program]`` that are so, whatever anyone says.
     """
     document = Document(file, content, pem)
     who = backends(document, users)
@@ -186,9 +199,10 @@ def effective(
     listeners = tuple(with_logins(listener, who, sources) for listener in listeners)
     snapshot = {
         "file": file, "settings": settings, "listen": listen, "deliver": deliver, "users": users, "accept": accept,
-        "program": program or {}, "content": None if file is None else document.content, "pem": pem,
+        "program": program or {}, "content": None if file is None else document.content, "pem": pem, "fixed": fixed,
     }  # fmt: skip
-    configuration = Configuration(options, listeners, routes, who, _program(document, program or {}), sources, snapshot)
+    chosen = _program(document, program or {}).model_copy(update=fixed)
+    configuration = Configuration(options, listeners, routes, who, chosen, sources, snapshot)
     _check_routes(configuration)
     files = pem_files(configuration) if pem is None else tuple(pem)
     return dataclasses.replace(_closed(configuration), files=tuple(files))

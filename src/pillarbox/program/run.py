@@ -170,6 +170,9 @@ async def _tried(reloading: Awaitable[object]) -> bool:
     except ConfigurationError as error:
         _log.error("not reloaded, all stays as it was: %s", error)
         return False
+    except Exception as error:  # noqa: BLE001 - a target or users of one's own: later changes must still come
+        _log.error("not reloaded: %s: %s", type(error).__name__, error, exc_info=error)
+        return False
     return True
 
 
@@ -177,7 +180,11 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
     """Read the configuration file again, and go over to what stands there."""
 
     async def reading() -> None:
-        await reload(configuration.again())
+        new = configuration.again()
+        fixed = new.fixed_unlike(configuration)
+        await reload(new.with_fixed_of(configuration) if fixed else new)
+        if fixed:
+            _log.warning("needs a restart, and stays as it was: %s in [program]", ", ".join(fixed))
         _log.info("reloaded")
 
     systemd.reloading()
