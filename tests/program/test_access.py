@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from pillarbox import ConfigurationError
+from pillarbox import ConfigurationError, Recipient
 from pillarbox.cli import config
 from pillarbox.cli.config import Configuration, effective
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.patterns import Patterns
 from pillarbox.program.receiver import Receiver
+from pillarbox.program.recipients import Recipients
 from pillarbox.program.routes import Route, Routes
 from support import Client, serving
 
@@ -74,15 +76,50 @@ class TestRecipients:
                 await client.ehlo()
                 assert await codes(client, "MAIL FROM:<a@b.example>", "RCPT TO:<x@y.example>") == [250, code]
 
-    async def test_postmaster_without_a_domain(self) -> None:
-        async with serving(auth_optional=True, **handlers(accept=["postmaster@mx.example.com"])) as served:
+    @pytest.mark.parametrize(
+        ("accept", "taken", "refused"),
+        [
+            (
+                ["joe@example.com"],
+                ["postmaster", "POSTMASTER", "Postmaster@mx.example.com", "postmaster@EXAMPLE.com"],
+                [],
+            ),
+            (["joe@example.com"], [], ["postmaster@example.org", "postmaster@sub.example.com", "jim@mx.example.com"]),
+            (["*@example.com", "!postmaster@*"], ["a@example.com"], ["postmaster", "postmaster@example.com"]),
+            ([], [], ["postmaster", "postmaster@mx.example.com"]),  # where no stranger writes to anyone
+        ],
+    )
+    async def test_the_postmaster_is_ours(self, accept: list[str], taken: list[str], refused: list[str]) -> None:
+        async with serving(auth_optional=True, **handlers(accept=accept)) as served:
             client = await served.client()
             await client.ehlo()
-            assert await codes(client, "MAIL FROM:<>", "RCPT TO:<postmaster>", "RCPT TO:<Postmaster>") == [250] * 3
+            assert await codes(client, "MAIL FROM:<>", *(f"RCPT TO:<{each}>" for each in taken)) == [250] * (
+                len(taken) + 1
+            )
+            assert await codes(client, *(f"RCPT TO:<{each}>" for each in refused)) == [550] * len(refused)
+
+    @pytest.mark.parametrize(
+        ("recipient", "expected"),
+        [
+            ("postmaster", ["one"]),  # of no domain that anybody is for: the first that must take mail
+            ("postmaster@mx.example.com", ["one"]),
+            ("postmaster@example.com", ["one"]),
+            ("postmaster@example.org", ["two", "three"]),
+            ("postmaster@example.net", []),
+        ],
+    )
+    def test_the_postmaster_has_a_target(self, recipient: str, expected: list[str]) -> None:
+        recipients = {
+            "one": ["joe@example.com"],
+            "two": ["jim@example.org"],
+            "three": ["jane@example.org"],
+            "four": ["*@example.org", "!postmaster@*"],
+        }
+        routes = [Route(Away(f"{name}:", Settings()), Patterns(own)) for name, own in recipients.items()]
+        found = Recipients("mx.example.com", Routes(routes, "here"), Access(AccessSettings.from_table({})))
+        assert [part.route.target.url for part in found.parts([Recipient(recipient)])] == [f"{e}:" for e in expected]
 
     async def test_who_has_no_target_is_no_recipient(self) -> None:
-        from pillarbox.program.patterns import Patterns
-
         route = Route(Away("away:", Settings()), Patterns(["*@example.com"]))
         async with serving(auth_optional=True, **handlers([route])) as served:
             client = await served.client()

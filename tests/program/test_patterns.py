@@ -24,6 +24,7 @@ class TestMatches:
             (["postmaster@*"], ["postmaster@any.example"], ["joe@any.example"]),
             (["*@mx.*"], ["a@mx.example"], ['"a@mx."@example.org']),  # in a local part, @ is no @
             (["*@strasse.example"], ["a@STRASSE.example"], ["a@straße.example"]),
+            (["strasse@a.example"], ["STRASSE@a.example"], ["straße@a.example"]),
             (["*"], ["a@b", "anything", ""], []),
             (["*@*"], ["a@b"], []),
             ([], [], ["a@b", ""]),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox.cli.certificates import Certificate
 from pillarbox.program.access import everyone
 from pillarbox.program.files import is_pem
+from pillarbox.program.recipients import Recipients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,14 +105,12 @@ def _recipients(configuration: Configuration, listener: Listener) -> Iterator[tu
         return
     if listener.options.lmtp:
         return
-    own = accept.domains if accept is not None else {each for route in routes.all for each in route.recipients.domains}
     # RFC 5321 4.5.1: "Any system that includes an SMTP server supporting mail relaying or delivery MUST support the
-    # reserved mailbox "postmaster" as a case-insensitive local name." Without a domain it is that of the server's name.
-    for domain in sorted({*own, listener.options.name}):
-        address = f"postmaster@{domain}"
-        if (accept is not None and address not in accept) or not routes.of(address):
-            alone = " (RCPT TO:<postmaster> means it)" if domain == listener.options.name else ""
-            yield "no-postmaster", f"{address}{alone} is refused, and must be accepted (RFC 5321 4.5.1)"
+    # reserved mailbox "postmaster" as a case-insensitive local name." Only an exception takes it away.
+    recipients = Recipients(listener.options.name, routes, listener.access)
+    for address in sorted(recipients.postmasters):
+        if (accept is not None and accept.excludes(address)) or not recipients.routes(address):
+            yield "no-postmaster", f"{address} is refused by an exception, and must be accepted (RFC 5321 4.5.1)"
 
 
 # --- Certificates and files

@@ -35,6 +35,13 @@ class Patterns:
         plain = normal(address)
         return plain in self._wanted and plain not in self._not_wanted
 
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def excludes(self, address: str) -> bool:
+        """Whether an exception takes an address away."""
+        return normal(address) in self._not_wanted
+
     @property
     def domains(self) -> frozenset[str]:
         """The domains that patterns name without ``*``."""
@@ -135,7 +142,8 @@ def normal(address: str) -> str:
 
 def normal_local(local: str) -> str:
     """Return the form in which local parts are compared."""
-    return unicodedata.normalize("NFC", local).casefold()
+    # Not casefold(): "strasse" and "straße" may be two users.
+    return unicodedata.normalize("NFC", local).lower()
 
 
 def _unicode(domain: str) -> str:
