@@ -280,6 +280,8 @@ class TestMistakes:
             ("D\nlisteners = [':26']", r"\[\[deliver\]\] 1: listeners: there is no listener ':26'"),
             ("D\nlisteners = [':2']\nL\nL2", r"\[\[listen\]\] 2: no \[\[deliver\]\] is for the listener :3"),
             ("D\ntimeout = 0", r"timeout must be more than 0 seconds"),
+            ("D\ntimeout = inf", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
+            ("D\ntimeout = nan", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
         ],
     )
     def test_are_named_with_their_place(self, tmp_path: Path, text: str, message: str) -> None:
