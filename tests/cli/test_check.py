@@ -44,6 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mx.key").touch(mode=0o600)
     issued.private_key_pem.write_to_path(tmp_path / "mx.key")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "mx.pem")
+    (tmp_path / "users").touch(mode=0o600)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -295,6 +296,44 @@ class TestWarnings:
         assert f"chmod o= {folder}/mx.key" in warning["text"]
         (folder / "mx.key").chmod(0o640)
         assert codes(run, write(GOOD)) == []
+
+    @pytest.mark.parametrize(
+        ("lines", "text"),
+        [
+            ("networks = ['10.0.0.0/8']\n[server2]\nauth_optional = false\n", "have to log in too"),
+            ("networks = ['10.0.0.0/8']\n[server2]\nauth_optional = true\n", "may write to anyone, as no accept"),
+            ("networks = ['10.0.0.0/8']\n", None),
+            ("networks = ['10.0.0.0/8']\naccept = ['*@example.com']\n", None),
+            ("senders = {joe = ['joe@example.com']}\n[server2]\ndisabled_commands = ['AUTH']\n", "nobody can"),
+            ("senders = {joe = ['joe@example.com']}\n", None),
+        ],
+    )
+    def test_rules_for_nothing(self, run: Run, write: Write, lines: str, text: str | None) -> None:
+        rules, _, server = lines.partition("[server2]\n")
+        file = write(f"[server]\n{server}[access]\n{rules}[[users]]\nurl = 'htpasswd:users'\n")
+        warnings = [each for each in found(run, file)["warnings"] if each["code"] == "no-effect"]
+        assert [text is not None and text in each["text"] for each in warnings] == ([] if text is None else [True])
+
+    @pytest.mark.parametrize(
+        ("line", "code", "text"),
+        [
+            ("[program]\nuser = 'no-such-user'", "no-user", "there is no user 'no-such-user'"),
+            ("[[users]]\nurl = 'htpasswd:nowhere'", "users-file", "there is no such file: make it with"),
+            ("[[users]]\nurl = 'htpasswd:wrong'", "users-file", "line 1: user joe: it has no hash"),
+        ],
+    )
+    def test_what_would_stop_serve(self, run: Run, write: Write, folder: Path, line: str, code: str, text: str) -> None:
+        (folder / "wrong").write_text("joe:geheim\n")
+        (folder / "wrong").chmod(0o600)
+        result = found(run, write(f"{line}\n"))
+        assert [each["code"] for each in result["warnings"]] == [code]
+        assert text in result["warnings"][0]["text"]
+        assert "geheim" not in json.dumps(result)
+
+    def test_a_password_for_the_collector_does_not_show(self, run: Run, write: Write) -> None:
+        file = write("[program]\ntraces = 'http://u:geheim@127.0.0.1:4318'\n")
+        assert "geheim" not in run("check", file).output
+        assert values(found(run, file)["program"])["traces"][0] == "http://127.0.0.1:4318"
 
 
 class TestErrors:

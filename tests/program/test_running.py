@@ -20,7 +20,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pillarbox import ConfigurationError
 from pillarbox.cli.config import effective
+from pillarbox.program.privileges import account
 from pillarbox.program.running import Running
 from program import MODULE, WAIT, Program, Start
 
@@ -301,6 +303,11 @@ class TestUser:
         program = start("--user", "no-such-user")
         assert program.wait() == 2
         assert program.lines[0] == "Error: user: there is no user 'no-such-user' on this host"
+
+    @pytest.mark.parametrize("user", ["99999999999999", "", "a\0b", "nobody:99999999999999", "nobody:no-such-group"])
+    def test_what_names_nobody(self, user: str) -> None:
+        with pytest.raises(ConfigurationError, match="user: there is no"):
+            account(user)
 
 
 def children(pid: int) -> list[int]:

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pillarbox import ConfigurationError
 from pillarbox.cli.certificates import Certificate
 from pillarbox.program.access import everyone
 from pillarbox.program.files import is_pem
+from pillarbox.program.privileges import account_named
 from pillarbox.program.recipients import Recipients
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def doubts(configuration: Configuration, file: str | None) -> list[Doubt]:
         for doubt in _of_listener(configuration, listener):
             places.setdefault(doubt, []).append(listener.address)
     found = [Doubt(code, tuple(dict.fromkeys(where)), text) for (code, text), where in places.items()]
-    return [*found, *_about_files(configuration, file)]
+    return [*found, *_without_effect(configuration), *_missing(configuration, file), *_about_files(configuration, file)]
 
 
 def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
@@ -113,6 +115,29 @@ def _recipients(configuration: Configuration, listener: Listener) -> Iterator[tu
             yield "no-postmaster", f"{address} is refused by an exception, and must be accepted (RFC 5321 4.5.1)"
 
 
+def _without_effect(configuration: Configuration) -> Iterator[Doubt]:
+    """Yield what somebody wrote down for nothing."""
+    with_networks = [each for each in configuration.listeners if each.access.networks_given]
+    if with_networks and not any(map(_lets_networks_in, with_networks)):
+        where = tuple(each.address for each in with_networks)
+        yield Doubt("no-effect", where, f"networks changes nothing: {_why_not(with_networks[0])}")
+    with_senders = [each for each in configuration.listeners if each.access.looks_at_senders]
+    if with_senders and not any(offers_auth(each.options) or each.options.use_xclient for each in with_senders):
+        where = tuple(each.address for each in with_senders)
+        yield Doubt("no-effect", where, "senders changes nothing: it is about those who have logged in, and nobody can")
+
+
+def _lets_networks_in(listener: Listener) -> bool:
+    accept = listener.access.accept
+    return not listener.options.must_authenticate and accept is not None and not accept.all
+
+
+def _why_not(listener: Listener) -> str:
+    if listener.options.must_authenticate:
+        return "its clients have to log in too, as auth_optional = false says"
+    return "all clients may write to anyone, as no accept says to whom strangers may"
+
+
 # --- Certificates and files
 
 
@@ -150,6 +175,31 @@ def _pems(value: Any) -> Iterator[tuple[str, bytes]]:
 
 def _paths(value: Any) -> list[str]:
     return [each for each in _items(value) if isinstance(each, str) and not is_pem(each)]
+
+
+def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
+    """Yield what would stop ``serve`` on this host; it may be there on another."""
+    from pillarbox.users.accounts import parse_accounts
+    from pillarbox.users.htpasswd import HtpasswdUsers
+
+    user = configuration.program.user
+    if user is not None:
+        try:
+            account_named(user)
+        except ConfigurationError as error:
+            yield Doubt("no-user", (file or "--user",), f"serve would not start here: {error}")
+    for backend in configuration.users:
+        if not isinstance(backend.users, HtpasswdUsers):
+            continue
+        path = str(backend.users.path)
+        try:
+            problems = parse_accounts(backend.users.path.read_bytes()).problems
+        except FileNotFoundError:
+            problems = ["there is no such file: make it with 'pillarbox user add'"]
+        except OSError:  # who runs it may read more than who looks at it
+            continue
+        for problem in problems[:1]:
+            yield Doubt("users-file", (path,), f"serve would not start here: {problem}")
 
 
 def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
