@@ -60,6 +60,7 @@ class Configured:
         return self.program.line(answer)[0]
 
 
+HERE = ("--listen", "127.0.0.1:0")
 LISTEN = "[[listen]]\naddress = '127.0.0.1:0'\n"
 
 
@@ -138,6 +139,28 @@ class TestReload:
         run.change(LISTEN + "[[users]]\nurl = 'python:people:People'\n", "error: not reloaded.*: no database")
         run.change(LISTEN + "[server]\nsize = 2000\n")
         assert keywords(run.port)["size"] == "2000"
+
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_a_signal_that_comes_too_early_is_heard_later(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "people.py").write_text(
+            "import asyncio, os, pathlib, signal\nfrom pillarbox.users import Users\n"
+            "class People(Users):\n"
+            "    def methods(self):\n        return ('PLAIN',)\n"
+            "    async def start(self):\n        pathlib.Path(f'begun{os.getpid()}').touch()\n"
+            "        while not pathlib.Path('go').exists():\n            await asyncio.sleep(0.01)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start(*HERE, "--users", "python:people:People", *arguments)
+        deadline = time.monotonic() + WAIT
+        while not list(tmp_path.glob("begun*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        program.process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        program.port()
+        program.line("^reloaded$")
 
     def test_what_needs_a_restart_is_said(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN)

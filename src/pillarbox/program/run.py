@@ -27,6 +27,7 @@ __all__ = [
     "ProgramFailed",
     "StopSignals",
     "give_up_root",
+    "hear_hangup",
     "loop_factory",
     "on_hangup",
     "read_again",
@@ -76,6 +77,7 @@ class Process:
 
     def __init__(self) -> None:
         self._signals = StopSignals()
+        self._hangup = hear_hangup()
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         """Return what is listened on, for each listener of the configuration."""
@@ -96,7 +98,7 @@ class Process:
         """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(lambda: read_again(running.configuration, running.reload))
+        on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
         for address in running.server.addresses:
             _log.info("listening on %s", address_text(address))
         systemd.notify("READY=1")
@@ -192,13 +194,16 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
     systemd.notify("READY=1")
 
 
-def on_hangup(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Let SIGHUP begin this, once at a time; what comes meanwhile lets it begin again."""
-    if not hasattr(signal, "SIGHUP"):
-        return
-    loop = asyncio.get_running_loop()
+def hear_hangup() -> asyncio.Event:
+    """Return what SIGHUP sets from now on: one that comes before all is ready would end the program."""
     asked = asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    return asked
+
+
+def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again."""
 
     async def forever() -> None:
         while True:
@@ -206,7 +211,7 @@ def on_hangup(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
             asked.clear()
             await read()
 
-    task = loop.create_task(forever())
+    task = asyncio.get_running_loop().create_task(forever())
     _kept.add(task)
 
 

@@ -26,7 +26,7 @@ from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Workers
 from pillarbox.program.privileges import account
-from pillarbox.program.run import ProgramFailed, StopSignals, on_hangup, read_again, watch_files
+from pillarbox.program.run import ProgramFailed, StopSignals, hear_hangup, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
 from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
@@ -66,7 +66,7 @@ class Supervisor:
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM; raise ConfigurationError where that cannot begin."""
         self._all_ready = asyncio.get_running_loop().create_future()
-        signals = StopSignals(self._kill)
+        signals, self._hangup = StopSignals(self._kill), hear_hangup()
         stopped = asyncio.create_task(signals.stopped())
         watching = asyncio.create_task(self._watch())
         try:
@@ -173,7 +173,7 @@ class Supervisor:
     def _announce(self) -> None:
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(lambda: read_again(self.configuration, self.reload))
+        on_hangup(self._hangup, lambda: read_again(self.configuration, self.reload))
         _log.info("%d workers: %s", len(self.workers), ", ".join(f"{slot.name}" for slot in self.workers))
         for bound in self._bound:
             for address in bound.addresses:
