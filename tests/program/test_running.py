@@ -144,6 +144,22 @@ class TestReload:
     def test_a_signal_that_comes_too_early_is_heard_later(
         self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
     ) -> None:
+        program = self.starting(start, tmp_path, monkeypatch, *arguments)
+        program.process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        program.port()
+        program.line("^reloaded$")
+
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_it_ends_also_while_it_starts(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    ) -> None:
+        program = self.starting(start, tmp_path, monkeypatch, *arguments)
+        assert program.end() == 0
+        assert [line for line in program.lines if line] == ["SIGTERM: closing; a second signal ends at once", "closed"]
+
+    def starting(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Program:
+        """Return a program with users that are not ready before there is a file ``go``."""
         (tmp_path / "people.py").write_text(
             "import asyncio, os, pathlib, signal\nfrom pillarbox.users import Users\n"
             "class People(Users):\n"
@@ -157,10 +173,7 @@ class TestReload:
         while not list(tmp_path.glob("begun*")):
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        program.process.send_signal(signal.SIGHUP)
-        (tmp_path / "go").touch()
-        program.port()
-        program.line("^reloaded$")
+        return program
 
     def test_what_needs_a_restart_is_said(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN)

@@ -134,14 +134,30 @@ async def serve(configuration: Configuration, process: Process | None = None) ->
 
 async def _serve(running: Running, bound: Sequence[BoundSockets], process: Process, pages: BoundSockets | None) -> None:
     watching = asyncio.create_task(process.watch(running))
+    stopped = asyncio.create_task(process.stopped())
     try:
         await process.observe(running.observed, pages)
-        await running.start(bound)
-        process.ready(running)
-        await process.stopped()
+        if await _started(running, bound, stopped):
+            process.ready(running)
+            await stopped
     finally:
         watching.cancel()
+        stopped.cancel()
         await running.close()
+
+
+async def _started(running: Running, bound: Sequence[BoundSockets], stopped: asyncio.Task[None]) -> bool:
+    """Start; return False where the end comes first: a target may wait for a server that does not answer."""
+    starting = asyncio.create_task(running.start(bound))
+    try:
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return False
+        await starting
+        return True
+    finally:
+        if starting.cancel():
+            await asyncio.wait([starting])
 
 
 def give_up_root(configuration: Configuration) -> Configuration:
