@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -55,10 +56,18 @@ class ProgramSettings(LogSettings):
 
     @field_validator("traces")
     @classmethod
-    def _is_url(cls, url: str | None) -> str | None:
-        if url is None or url == "env:" or (url.startswith(("http://", "https://")) and url.partition("//")[2]):
+    def _is_collector(cls, url: str | None) -> str | None:
+        if url is None or url == "env:" or _is_url(url):
             return url
         raise ConfigurationError("write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT says")
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
+    except ValueError:
+        return False
 
 
 # What is done once, at the start.
@@ -188,7 +197,7 @@ def effective(
     given = defaults | _server(document) | _settings(settings, document)
     options = _options(None, given)
     access, _ = document.table("access")
-    own = {**access, "accept": list(accept)} if accept else access
+    own = {**access, "accept": _argument_patterns(accept)} if accept else access
     listeners = tuple(
         _cli_listeners(listen, options, own, document)
         or _file_listeners(document, options, own)
@@ -249,6 +258,14 @@ def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
     return routes
 
 
+def _argument_patterns(accept: Iterable[str]) -> list[str]:
+    """Check patterns, and let the files they name begin at the working directory: others begin at the file's folder."""
+    named = [f"file:{Path(each[5:]).expanduser().absolute()}" if each.startswith("file:") else each for each in accept]
+    with _placed("--accept"):
+        Patterns(named)
+    return named
+
+
 # --- The file
 
 
@@ -260,7 +277,8 @@ def _program(document: Document, arguments: Mapping[str, Any]) -> ProgramSetting
         chosen = ProgramSettings.from_table({**table, **arguments})
         number_of_workers(chosen.workers)
     except ConfigurationError as error:  # it names the argument as the key is called
-        raise ConfigurationError(f"--{str(error).replace('_', '-')}") from error
+        name, colon, problem = str(error).partition(":")
+        raise ConfigurationError(f"--{name.replace('_', '-')}{colon}{problem}") from error
     return chosen
 
 
