@@ -110,7 +110,7 @@ class TestUnits:
         activate = ["systemd-socket-activate", "-l", f"127.0.0.1:{port}", f"--fdname={name}", *setenv]
         process = subprocess.Popen([*activate, *MODULE, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
         try:
-            with connected(port) as client, notified:
+            with connected(port) as client:
                 assert notified.recv(1000) == b"READY=1"
                 client.sendmail("a@example.org", ["joe@example.com"], b"Subject: x\r\n\r\nbody\r\n")
                 with pytest.raises(smtplib.SMTPRecipientsRefused):
@@ -120,11 +120,12 @@ class TestUnits:
                 process.send_signal(signal.Signals[f"SIG{reload[1]}"])
                 assert notified.recv(1000).startswith(b"RELOADING=1\n")
                 assert notified.recv(1000) == b"READY=1"
-                process.send_signal(signal.SIGTERM)
-                assert notified.recv(1000) == b"STOPPING=1"
+            process.send_signal(signal.SIGTERM)
+            assert notified.recv(1000) == b"STOPPING=1"
             assert process.wait(WAIT) == 0
             assert len(list((tmp_path / "mail/example.com/joe/new").iterdir())) == 1
         finally:
+            notified.close()
             process.kill()
             process.communicate(timeout=WAIT)
 
