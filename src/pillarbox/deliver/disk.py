@@ -54,10 +54,12 @@ class Steps:
         self._url = url
         self._session = session
         self._one_at_a_time = threading.Lock()
+        self._begun = False  # else there is nothing to wait for, and nothing on the disk
         self.ended = False  # a step that takes long looks at it, and gives up
 
     async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         """Run a step and return what it returns; an OSError goes to the log and becomes a Reject."""
+        self._begun = True
         try:
             # A thread cannot be cancelled: shielded, it ends in peace, and ``end`` waits for it.
             return await asyncio.shield(asyncio.to_thread(self._run, step, *arguments))
@@ -83,17 +85,20 @@ class Steps:
     async def end(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` when no step runs any more; even if this wait is cut off."""
         self.ended = True
-        await settled(asyncio.to_thread(self._clean, clean))
+        if self._begun:
+            await settled(asyncio.to_thread(self._clean, clean))
+        else:
+            clean()
 
     def _clean(self, clean: Callable[[], None]) -> None:
         with self._one_at_a_time:
             clean()
 
-    def refusal(self, error: OSError) -> Reject:
-        """Log an error of the disk, and return what the client is told."""
+    def refusal(self, error: Exception, *, full: bool = False) -> Reject:
+        """Log what went wrong on the disk, and return what the client is told; full: whether there is no room."""
         fields = log_fields(self._session, "deliver", "deliver")
         _log.error("cannot store a message in %s: %s", self._url, error, extra=fields)
-        if error.errno in _FULL:
+        if full or getattr(error, "errno", None) in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
         return unavailable()
 

@@ -6,7 +6,6 @@ All work on the file runs in one thread. What waits for it at that moment shares
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import sqlite3
 from collections import deque
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import Field
 
 from pillarbox import ConfigurationError, MessageTooLarge, Reject, log_fields
-from pillarbox.deliver import Settings, Target, settled, unavailable
+from pillarbox.deliver import Settings, Target, settled
 from pillarbox.deliver.content import HEAD, clean, content_of
+from pillarbox.deliver.disk import Steps
+from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.sqlite_file import MessageFile, Row, is_busy, primary_code
-from pillarbox.deliver.sqlite_spool import Spool
 
 if TYPE_CHECKING:
     from pillarbox import Session
@@ -37,8 +37,6 @@ OCTETS_TOGETHER = 64 * 1024 * 1024
 
 _log = logging.getLogger("pillarbox.deliver")
 _Result = TypeVar("_Result")
-
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SQLiteSettings(Settings):
@@ -84,20 +82,16 @@ class SQLite(Target):
 
     async def deliver(self, message: Message) -> str:
         """Store the message in one row for all its recipients; return when it is durable."""
-        letter = _Letter(message, Spool(self._file.path.parent))
+        steps = Steps(self.url, message.session)
+        # In the folder that the message will be in: there must be room for it there anyway.
+        letter = _Letter(message, Spool(steps, self._file.path.parent))
         try:
-            async for block in message:
-                await letter.spool.write(block)
-            return f"{self.url}#{await self._stored(letter)}"
-        except (sqlite3.Error, OSError) as error:
-            if error is message.broken:
-                raise
-            raise self._refusal(error, message.session) from error
+            await letter.spool.fill(message)
+            return f"{self.url}#{await self._stored(letter, steps)}"
         finally:
-            if not letter.spool.in_memory:
-                await settled(letter.spool.close())
+            await steps.end(letter.spool.close)
 
-    async def _stored(self, letter: _Letter) -> int:
+    async def _stored(self, letter: _Letter, steps: Steps) -> int:
         letter.columns = _envelope(letter.message)
         self._waiting.append(letter)
         try:
@@ -105,22 +99,11 @@ class SQLite(Target):
         except asyncio.CancelledError:
             await settled(self._in_thread(self._take_back, letter))
             raise
+        except (sqlite3.Error, OSError) as error:
+            raise _refusal(error, steps) from error
 
     def _in_thread(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-    def _refusal(self, error: sqlite3.Error | OSError, session: Session) -> Reject:
-        code = primary_code(error)
-        if code == sqlite3.SQLITE_TOOBIG:
-            return MessageTooLarge()
-        fields = log_fields(session, "deliver", "deliver")
-        _log.error("cannot store a message in %s: %s", self.url, error, extra=fields)
-        shared_memory = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
-        if code == sqlite3.SQLITE_FULL or shared_memory or getattr(error, "errno", None) in _FULL_DISK:
-            # RFC 5321 4.2.3: "452 Requested action not taken: insufficient system storage"; RFC 3463 3.4: "X.3.1 Mail
-            # system full".
-            return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
-        return unavailable()
 
     # --- In the thread: one after the other, in the order in which the messages became whole
 
@@ -174,7 +157,7 @@ class _Letter:
 
     def row(self) -> Row:
         """Return what the file takes; in the thread, as it looks for the text in the message."""
-        content = content_of(self.spool.read(HEAD))
+        content = content_of(self.spool.read(0, HEAD))
         found = {
             "size": self.spool.size,
             "message_id": content.message_id,
@@ -213,6 +196,14 @@ def _tls(session: Session) -> str | None:
         return session.tls.version
     tls = session.proxy.tls if session.proxy is not None else None
     return tls.version if tls is not None else None
+
+
+def _refusal(error: sqlite3.Error | OSError, steps: Steps) -> Reject:
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_TOOBIG:
+        return MessageTooLarge()
+    shared_memory = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+    return steps.refusal(error, full=code == sqlite3.SQLITE_FULL or shared_memory)
 
 
 # --- The URL, and why a file cannot be opened

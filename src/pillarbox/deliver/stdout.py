@@ -185,10 +185,4 @@ def _as_text(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _as_base64(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    kept = b""
-    for block in blocks:
-        block = kept + block  # noqa: PLW2901
-        whole = len(block) - len(block) % 3
-        kept = block[whole:]
-        yield base64.b64encode(block[:whole])
-    yield base64.b64encode(kept)
+    return map(base64.b64encode, blocks)  # see spool.BLOCK
