@@ -133,8 +133,9 @@ def parts_of(address: str, separator: str = "+") -> Mapping[str, str]:
 
 def clean_name(value: str) -> str:
     """Return a value that is one name of a file or folder, and no hidden one; else raise Reject."""
-    # C: control and invisible characters, surrogates, what Unicode has not assigned; Zl, Zp: ends of lines.
-    odd = any(c in "/\\" or unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp") for c in value)
+    # Not printable: control and invisible characters, surrogates, what Unicode has not assigned, ends of lines, and
+    # spaces that look like the ordinary one.
+    odd = any(c in "/\\" or not c.isprintable() for c in value)
     if not value or odd or value.startswith(".") or len(value.encode()) > NAME_BYTES:
         raise _not_a_name()
     return value
