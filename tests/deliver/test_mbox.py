@@ -200,6 +200,20 @@ class TestRecipients:
         await target.deliver(message(CONTENT, session=session_for("info@x.example", "joe@x.example")))
         assert contents(tmp_path / "mail" / "joe" / "box") == [STORED]
 
+    async def test_links_that_lead_round_in_a_circle(
+        self, boxes: Boxes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        target = boxes("{local}/box")
+        await target.start()
+        (tmp_path / "mail" / "a").symlink_to("a")
+        with pytest.raises(Reject) as refused:
+            await target.deliver(message(CONTENT, session=session_for("b@example.com", "a@example.com")))
+        assert (refused.value.code, refused.value.enhanced) == (451, "4.3.0")
+        [record] = caplog.records
+        assert record.exc_info is None
+        assert str(tmp_path) in record.getMessage()
+        assert not (tmp_path / "mail" / "b" / "box").exists()
+
     async def test_in_smtp_all_or_nobody(self, boxes: Boxes, tmp_path: Path) -> None:
         target = boxes("{local}")
         await target.start()

@@ -21,6 +21,7 @@ __all__ = [
     "must_be_writable",
     "reason_of",
     "refuses_all",
+    "resolved",
     "sync_folder",
     "unknown_mailbox",
     "write_all",
@@ -141,6 +142,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def resolved(path: Path) -> Path:
+    """Return a path without symbolic links; where they lead round in a circle, opening it says so."""
+    return Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError then, before Python 3.13
 
 
 def make_folders(path: Path) -> None:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from pillarbox import log_fields
-from pillarbox.deliver.disk import sync_folder, write_all
+from pillarbox.deliver.disk import resolved, sync_folder, write_all
 
 __all__ = ["LOCK", "LONGEST_SUFFIX", "Busy", "MboxFile"]
 
@@ -55,7 +55,7 @@ class MboxFile:
     @classmethod
     def open(cls, path: Path, *, create: bool) -> Self:
         """Open the file and lock it; raise Busy at once where someone else has it."""
-        path = path.parent.resolve() / path.name
+        path = resolved(path.parent) / path.name
         with _guard:
             if path in _open_files:
                 raise Busy
