@@ -31,6 +31,7 @@ from pillarbox.deliver.disk import (
     must_be_writable,
     reason_of,
     refuses_all,
+    resolved,
     sync_folder,
     unknown_mailbox,
     write_all,
@@ -111,6 +112,11 @@ class Maildir(Target):
         """Look again whether the folders are there, before the next message."""
         with self._ready_lock:
             self._ready.pop(path, None)
+
+    @property
+    def verifies(self) -> bool:
+        """Whether there is more than one Maildir, or a limit."""
+        return self.paths.fixed is None or bool(self.quota)
 
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no Maildir or a full one."""
@@ -193,7 +199,7 @@ class _Delivery:
     def _folder(self, recipient: Recipient) -> Path:
         paths = self._target.paths
         # Without symbolic links, where there can be several: two names of one folder are to get one file.
-        return paths.fixed or paths.path(recipient, self._message.session).resolve()
+        return paths.fixed or resolved(paths.path(recipient, self._message.session))
 
     def _in_each_folder(self, step: Callable[[Path], None]) -> None:
         """Take a step in each folder; one where it fails is out, and in SMTP so are all."""

@@ -17,7 +17,15 @@ from pydantic import Field
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
-from pillarbox.deliver.disk import Steps, make_folders, must_be_writable, reason_of, refuses_all, unknown_mailbox
+from pillarbox.deliver.disk import (
+    Steps,
+    make_folders,
+    must_be_writable,
+    reason_of,
+    refuses_all,
+    resolved,
+    unknown_mailbox,
+)
 from pillarbox.deliver.mboxformat import content
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.template import PathTemplate
@@ -70,6 +78,11 @@ class Mbox(Target):
         except OSError as error:
             raise reason_of(self.url, fixed or folder, error) from error
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is more than one file, or there may be none."""
+        return self.paths.fixed is None or not self.options.create
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no mailbox."""
         path = self._path(recipient, session)
@@ -107,7 +120,7 @@ class Mbox(Target):
 
     def _there(self, places: list[Path | Reject]) -> list[Path | Reject]:
         """Return the places without symbolic links, so that two names of one file are one; in a thread."""
-        found = [place if isinstance(place, Reject) else place.parent.resolve() / place.name for place in places]
+        found = [place if isinstance(place, Reject) else resolved(place.parent) / place.name for place in places]
         if self.options.create:
             return found
         return [place if isinstance(place, Reject) or place.is_file() else unknown_mailbox() for place in found]

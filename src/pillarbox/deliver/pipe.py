@@ -104,10 +104,14 @@ class Pipe(Target):
             raise ConfigurationError(f"{self.url}: {self._program}: there is no such command, or it may not be run")
         self._program = str(Path(found).absolute())  # with its links: what a command is called can matter
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the command has fields."""
+        return any(template.fields for template in self._arguments)
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that cannot stand in the command."""
-        if self._each:
-            self._filled([recipient], session, "")
+        self._filled([recipient], session, "")
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Run the command, and return when it has ended."""

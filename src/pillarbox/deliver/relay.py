@@ -61,8 +61,6 @@ class Relay(Target):
         self._server = wanted.parse_url(url)
         super().__init__(self._server.shown, settings)
         wanted.check(self._server, settings)
-        lmtp = self._server.scheme == "lmtp"
-        self._verifies = settings.verify if settings.verify is not None else lmtp
         self._login_pause: tuple[float, Lost] | None = None
         self._pool = Pool(self._connect, settings.connections, settings.idle)
 
@@ -81,10 +79,13 @@ class Relay(Target):
 
     # --- The contract
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the next server is asked at RCPT; by itself only an LMTP server is."""
+        return self._server.scheme == "lmtp" if self.settings.verify is None else self.settings.verify
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
-        """Ask the next server for the recipient, where that is set; its refusal is ours."""
-        if not self._verifies:
-            return
+        """Ask the next server for the recipient; its refusal is ours."""
         try:
             async with asyncio.timeout(PATIENCE_AT_RCPT):
                 reply = await self._reply_to(recipient, session)

@@ -69,6 +69,11 @@ class Webhook(Target):
         if self._endpoint is not None:
             await self._endpoint.close()
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is a limit."""
+        return self.settings.size_limit is not None
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse a message that its sender announced as too large before it is sent (RFC 1870)."""
         sender = session.envelope.mail_from
