@@ -21,6 +21,7 @@ from pillarbox.deliver.relay_commands import mail_command, rcpt_command
 from pillarbox.deliver.relay_content import Content
 from pillarbox.deliver.relay_pool import Pool
 from pillarbox.deliver.relay_settings import RelaySettings
+from pillarbox.program.paths import looks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -61,8 +62,14 @@ class Relay(Target):
         self._server = wanted.parse_url(url)
         super().__init__(self._server.shown, settings)
         wanted.check(self._server, settings)
+        files = (settings.ca, settings.cert, settings.key, settings.password_file)
+        self.made_from = (self._server, *looks(*files))  # not to be shown
         self._login_pause: tuple[float, Lost] | None = None
         self._pool = Pool(self._connect, settings.connections, settings.idle)
+
+    def same_as(self, other: Target) -> bool:
+        """Whether the other has the same password and certificates too, also those in files."""
+        return isinstance(other, Relay) and super().same_as(other) and self.made_from == other.made_from
 
     async def start(self) -> None:
         """Read the files that the settings name; the next server need not be there yet."""

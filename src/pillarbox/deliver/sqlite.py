@@ -24,6 +24,7 @@ from pillarbox.deliver.content import HEAD, clean, content_of
 from pillarbox.deliver.disk import Steps
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.sqlite_file import MessageFile, Row, is_busy, primary_code
+from pillarbox.program.paths import local_path
 
 if TYPE_CHECKING:
     from pillarbox import Session
@@ -210,18 +211,10 @@ def _refusal(error: sqlite3.Error | OSError, steps: Steps) -> Reject:
 
 
 def _path(url: str) -> Path:
-    path = url.partition(":")[2]
-    if path.startswith("//"):
-        host, slash, path = path[2:].partition("/")
-        if host:
-            raise ConfigurationError(f"{url!r}: the file is on this host: write sqlite:PATH or sqlite:///PATH")
-        path = slash + path
-    if not path or path.endswith("/") or "\0" in path:
+    path = local_path(url, "mail.db")
+    if url.endswith("/"):
         raise ConfigurationError(f"{url!r} names no file: write sqlite:PATH, for example sqlite:mail.db")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{url!r}: there is no such home directory") from error
+    return path
 
 
 _REASONS = {

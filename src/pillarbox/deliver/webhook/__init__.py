@@ -23,6 +23,7 @@ from pillarbox.deliver.webhook.mime import content_of
 from pillarbox.deliver.webhook.named_spool import NAME_START, NamedSpool, remove_leftovers
 from pillarbox.deliver.webhook.settings import WebhookSettings, check_extra, shown_url
 from pillarbox.deliver.webhook.signature import secret_key
+from pillarbox.program.paths import expanded, looks
 
 if TYPE_CHECKING:
     from pillarbox import Recipient, Session
@@ -46,7 +47,7 @@ class Webhook(Target):
         self._keys = [secret_key(secret) for secret in settings.secrets]
         self._folder = _path(settings.folder)
         files = (settings.secret_file, settings.ca, settings.cert, settings.key)
-        self.made_from = (url, *map(_looks, files))  # not to be shown
+        self.made_from = (url, *looks(*files))  # not to be shown
         self._endpoint: Endpoint | None = None
 
     def same_as(self, other: Target) -> bool:
@@ -175,20 +176,7 @@ def _sha256(spool: Spool) -> str:
 
 
 def _path(text: str | None) -> Path | None:
-    try:
-        return Path(text).expanduser() if text is not None else None
-    except RuntimeError as error:
-        raise ConfigurationError(f"{text}: there is no such home directory") from error
-
-
-def _looks(text: str | None) -> tuple[int, ...] | None:
-    """Return what changes with a file."""
-    path = _path(text)
-    try:
-        status = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
+    return expanded(text) if text is not None else None
 
 
 def _identifier(message: Message) -> str:
