@@ -6,6 +6,7 @@ All work on the file runs in one thread. What waits for it at that moment shares
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sqlite3
 from collections import deque
@@ -56,14 +57,15 @@ class SQLite(Target):
         self.path = _path(url)
         self._file = MessageFile(self.path, settings.keep_days if settings else None)
         self._waiting: deque[_Letter] = deque()
-        self._thread = ThreadPoolExecutor(1, "pillarbox-sqlite")  # which begins with the first work
+        self._thread: ThreadPoolExecutor | None = None  # from start to close
 
     async def start(self) -> None:
         """Open the file, and make it where there is none."""
+        self._thread = ThreadPoolExecutor(1, "pillarbox-sqlite")
         try:
             await self._in_thread(self._open)
         except BaseException as error:
-            self._thread.shutdown(wait=False)
+            self._end_thread()
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise ConfigurationError(f"{self.url}: {self._file.path}: {_why_not(error)}") from error
             raise
@@ -78,8 +80,15 @@ class SQLite(Target):
 
     async def close(self) -> None:
         """Let go of the file."""
-        await self._in_thread(self._file.close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            closing = self._in_thread(self._file.close)
+            self._end_thread()  # whoever comes now is too late
+            await closing
+
+    def _end_thread(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+            self._thread = None
 
     async def deliver(self, message: Message) -> str:
         """Store the message in one row for all its recipients; return when it is durable."""
@@ -104,6 +113,8 @@ class SQLite(Target):
             raise _refusal(error, steps) from error
 
     def _in_thread(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
+        if self._thread is None:
+            raise OSError(errno.EBADF, "the target is closed")
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
 
     # --- In the thread: one after the other, in the order in which the messages became whole

@@ -82,6 +82,8 @@ class Stdout(Target):
 
     def _write(self, message: Message, spool: Spool, steps: Steps) -> None:
         blocks = content(message.session, spool) if self.options.format == "mbox" else _json_line(message, spool)
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "the target is closed")
         with self._locked(steps):
             if self._cut_off:
                 self._put(b"\n\n" if self.options.format == "mbox" else b"\n", steps)
@@ -134,10 +136,11 @@ class Stdout(Target):
         steps.go_on()
 
     async def close(self) -> None:
-        """Give back the descriptor."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give back the descriptor, when nobody writes any more: its number may be another file's at once."""
+        async with self._one_at_a_time:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
 # --- JSON
