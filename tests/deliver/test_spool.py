@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
+import gc
 import os
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -79,3 +82,24 @@ async def test_a_disk_without_room_is_a_refusal(monkeypatch: pytest.MonkeyPatch)
         await spool.fill(message(*[b"x" * 65_536] * 8))
     assert refused.value.code == 452
     await steps.end(spool.close)
+
+
+async def test_a_step_that_fails_when_it_was_given_up_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody waits for it any more: the log has no traceback."""
+    steps, go_on = Steps("x:", Session()), threading.Event()
+
+    def hang() -> None:
+        go_on.wait(10)
+        steps.go_on()
+
+    step = asyncio.ensure_future(steps.run(hang))
+    await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.wait([step])
+    ending = asyncio.ensure_future(steps.end(lambda: None))
+    await asyncio.sleep(0)
+    go_on.set()
+    await ending
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert caplog.records == []

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pillarbox import ConfigurationError, Reject, Session, log_fields
 from pillarbox.deliver import Message, settled, unavailable
@@ -63,7 +63,9 @@ class Steps:
         self._begun = True
         try:
             # A thread cannot be cancelled: shielded, it ends in peace, and ``end`` waits for it.
-            return await asyncio.shield(asyncio.to_thread(self._run, step, *arguments))
+            running = asyncio.ensure_future(asyncio.to_thread(self._run, step, *arguments))
+            running.add_done_callback(_look_at)
+            return await asyncio.shield(running)
         except OSError as error:
             raise self.refusal(error) from error
 
@@ -102,6 +104,12 @@ class Steps:
         if full or getattr(error, "errno", None) in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
         return unavailable()
+
+
+def _look_at(step: asyncio.Future[Any]) -> None:
+    """Look at how a step ended: if it is cancelled nobody else does, and asyncio would log what it raised."""
+    if not step.cancelled():
+        step.exception()
 
 
 class WithLF:
