@@ -23,7 +23,7 @@ import pytest
 from doveadm import doveadm
 from messages import begun, message, session_for
 from pillarbox import ConfigurationError, Recipient, Reject, Session
-from pillarbox.deliver import target_from_url
+from pillarbox.deliver import mboxfile, target_from_url
 from pillarbox.deliver.mbox import Mbox
 from pillarbox.deliver.mboxfile import STALE, MboxFile
 from pillarbox.deliver.mboxformat import Quoted, from_line
@@ -107,6 +107,19 @@ class TestStart:
 
 def contents_or_none(path: Path) -> list[bytes]:
     return contents(path) if path.stat().st_size else []
+
+
+async def test_a_new_file_is_in_its_folder_for_good(
+    box: Mbox, boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was made long before its first message: at the start, or while another program was at it."""
+    made: list[Path] = []
+    monkeypatch.setattr(mboxfile, "sync_folder", made.append)
+    mbox_file(tmp_path).unlink()
+    await boxes().start()
+    assert made == [tmp_path / "mail"]
+    await box.deliver(message(CONTENT))
+    assert made == [tmp_path / "mail"]
 
 
 class TestFormat:

@@ -47,7 +47,7 @@ class MboxFile:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
-        self._descriptor, self._made = _open(path, create=create)  # made: its entry in the folder is not durable yet
+        self._descriptor, self._made = _open(path, create=create)
         self._lock = path.with_name(path.name + LOCK)
         self._lock_number: int | None = None  # the inode of our lock
         self._end: int | None = None  # where the file ended before we wrote
@@ -69,6 +69,8 @@ class MboxFile:
             # Debian policy 11.6: "To avoid deadlocks, a program should use fcntl() first and dot locking after this,
             # or alternatively implement the two locking methods in a non blocking way." Here it is both.
             file._lock_descriptor()
+            if file._made:
+                sync_folder(path.parent)  # now: whoever writes the first message may be another
             file._clear_stale_lock()
             file._make_lock()
         except BaseException:
@@ -163,8 +165,6 @@ class MboxFile:
         for block in blocks:
             write_all(self._descriptor, block)
         os.fsync(self._descriptor)
-        if self._made:
-            sync_folder(self.path.parent)
 
     def _gap(self, end: int) -> bytes:
         """Return what is missing to the empty line that a From_ line needs before it."""
