@@ -8,14 +8,16 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pillarbox import ConfigurationError, Reject, Session, log_fields
 from pillarbox.deliver import Message, settled, unavailable
 
 __all__ = [
     "Steps",
+    "Threads",
     "WithLF",
     "make_folders",
     "must_be_writable",
@@ -48,29 +50,35 @@ def refuses_all(refusal: Reject, message: Message) -> bool:
     return not message.session.lmtp and (refusal.code or 450) < 500
 
 
+class Threads(ThreadPoolExecutor):
+    """The threads of one target: a disk that hangs must not hold up what goes to another."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(thread_name_prefix=f"pillarbox-{url.partition(':')[0]}")
+
+
 class Steps:
     """The steps of one delivery that touch the disk: in threads, one at a time, and none after ``end``."""
 
-    def __init__(self, url: str, session: Session) -> None:
+    def __init__(self, url: str, session: Session, threads: Threads) -> None:
         self._url = url
         self._session = session
+        self._threads = threads
         self._one_at_a_time = threading.Lock()
         self._begun = False  # else there is nothing to wait for, and nothing on the disk
         self.ended = False  # a step that takes long looks at it, and gives up
 
     async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         """Run a step and return what it returns; an OSError goes to the log and becomes a Reject."""
-        self._begun = True
         try:
-            # A thread cannot be cancelled: shielded, it ends in peace, and ``end`` waits for it.
-            running = asyncio.ensure_future(asyncio.to_thread(self._run, step, *arguments))
-            running.add_done_callback(_look_at)
-            return await asyncio.shield(running)
+            # What has begun in a thread cannot be cancelled: it ends in peace, and ``end`` waits for it.
+            return await asyncio.wrap_future(self._threads.submit(self._run, step, *arguments))
         except OSError as error:
             raise self.refusal(error) from error
 
     def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         with self._one_at_a_time:
+            self._begun = True  # before it looks: ``end`` does it the other way round
             self.go_on()
             return step(*arguments)
 
@@ -89,7 +97,7 @@ class Steps:
         """Run ``clean`` when no step runs any more; even if this wait is cut off."""
         self.ended = True
         if self._begun:
-            await settled(asyncio.to_thread(self._clean, clean))
+            await settled(asyncio.wrap_future(self._threads.submit(self._clean, clean)))
         else:
             clean()
 
@@ -104,12 +112,6 @@ class Steps:
         if full or getattr(error, "errno", None) in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
         return unavailable()
-
-
-def _look_at(step: asyncio.Future[Any]) -> None:
-    """Look at how a step ended: if it is cancelled nobody else does, and asyncio would log what it raised."""
-    if not step.cancelled():
-        step.exception()
 
 
 class WithLF:

@@ -26,6 +26,7 @@ from pillarbox import Recipient, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.deliver.disk import (
     Steps,
+    Threads,
     WithLF,
     make_folders,
     must_be_writable,
@@ -71,6 +72,7 @@ class Maildir(Target):
         self.paths = PathTemplate(url, separator=settings.separator)
         self.quota = Quota(settings.quota, settings.quota_messages)
         self._create = settings.create
+        self._threads = Threads(url)
         self._ready: LRUCache[Path, None] = LRUCache(KNOWN_FOLDERS)
         self._ready_lock = threading.Lock()  # for deliveries' threads
 
@@ -124,7 +126,7 @@ class Maildir(Target):
         if (self._create or self.paths.fixed) and not self.quota:
             return
         announced = session.envelope.mail_from and session.envelope.mail_from.args.get("SIZE")
-        await Steps(self.url, session).run(self._verify, path, int(announced or 0))
+        await Steps(self.url, session, self._threads).run(self._verify, path, int(announced or 0))
 
     def _verify(self, path: Path, size: int) -> None:
         if not self._create and not (path / "new").is_dir():
@@ -134,7 +136,7 @@ class Maildir(Target):
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Store the message once for each folder; in SMTP for all of them or none."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         delivery = _Delivery(self, message, steps)
         try:
             await delivery.receive()

@@ -19,6 +19,7 @@ from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.deliver.disk import (
     Steps,
+    Threads,
     make_folders,
     must_be_writable,
     reason_of,
@@ -60,6 +61,7 @@ class Mbox(Target):
         self.options = settings or MboxSettings()
         super().__init__(url, self.options)
         self.paths = PathTemplate(url, separator=self.options.separator, suffix=LONGEST_SUFFIX)
+        self._threads = Threads(url)
 
     async def start(self) -> None:
         """Make the folder where it is missing, and cut off what a killed process has left in a file."""
@@ -86,7 +88,7 @@ class Mbox(Target):
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no mailbox."""
         path = self._path(recipient, session)
-        if not self.options.create and not await Steps(self.url, session).run(path.is_file):
+        if not self.options.create and not await Steps(self.url, session, self._threads).run(path.is_file):
             raise unknown_mailbox()
 
     def _path(self, recipient: Recipient, session: Session) -> Path:
@@ -97,7 +99,7 @@ class Mbox(Target):
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Append the message once to each file; in SMTP to all of them or none."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         spool = Spool(steps, lf=message.session.envelope.body_type != "binarymime")
         try:
             places = [self._path_or_refusal(recipient, message) for recipient in message.recipients]

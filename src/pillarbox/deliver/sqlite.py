@@ -22,7 +22,7 @@ from pydantic import Field
 from pillarbox import ConfigurationError, MessageTooLarge, Reject, log_fields
 from pillarbox.deliver import Settings, Target, settled
 from pillarbox.deliver.content import HEAD, clean, content_of
-from pillarbox.deliver.disk import Steps
+from pillarbox.deliver.disk import Steps, Threads
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.sqlite_file import MessageFile, Row, is_busy, primary_code
 from pillarbox.program.paths import local_path
@@ -57,6 +57,7 @@ class SQLite(Target):
         self.path = _path(url)
         self._file = MessageFile(self.path, settings.keep_days if settings else None)
         self._waiting: deque[_Letter] = deque()
+        self._threads = Threads(url)
         self._thread: ThreadPoolExecutor | None = None  # from start to close
 
     async def start(self) -> None:
@@ -92,7 +93,7 @@ class SQLite(Target):
 
     async def deliver(self, message: Message) -> str:
         """Store the message in one row for all its recipients; return when it is durable."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         # In the folder that the message will be in: there must be room for it there anyway.
         letter = _Letter(message, Spool(steps, self._file.path.parent))
         try:

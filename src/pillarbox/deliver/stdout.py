@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver import Message, Settings, Target
-from pillarbox.deliver.disk import Steps
+from pillarbox.deliver.disk import Steps, Threads
 from pillarbox.deliver.mboxformat import content
 from pillarbox.deliver.spool import Spool
 
@@ -56,6 +56,7 @@ class Stdout(Target):
         if url.partition(":")[2]:
             raise ConfigurationError(f"{url!r}: nothing can follow stdout:")
         self._descriptor = -1
+        self._threads = Threads(url)
         self._cut_off = False  # the last message is not whole, so that the next must begin a line
         self._one_at_a_time = asyncio.Lock()
 
@@ -69,7 +70,7 @@ class Stdout(Target):
 
     async def deliver(self, message: Message) -> str:
         """Write the message when it is whole and no other is being written."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         # In JSON the message is as it came, with CRLF.
         spool = Spool(steps, lf=self.options.format == "mbox" and message.session.envelope.body_type != "binarymime")
         try:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pillarbox import ConfigurationError, Reject
 from pillarbox.deliver import Settings, Target
-from pillarbox.deliver.disk import Steps
+from pillarbox.deliver.disk import Steps, Threads
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.webhook.body import Body, json_body, multipart_body, reference_body
 from pillarbox.deliver.webhook.event import EventMessage, event_for
@@ -46,6 +46,7 @@ class Webhook(Target):
         self._full_url = url
         self._keys = [secret_key(secret) for secret in settings.secrets]
         self._folder = _path(settings.folder)
+        self._threads = Threads(url)
         files = (settings.secret_file, settings.ca, settings.cert, settings.key)
         self.made_from = (url, *looks(*files))  # not to be shown
         self._endpoint: Endpoint | None = None
@@ -87,7 +88,7 @@ class Webhook(Target):
         if self._endpoint is None:
             raise RuntimeError("start() comes first")
         identifier = _identifier(message)
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         spool = self._spool(identifier, steps)
         try:
             async for block in message:
