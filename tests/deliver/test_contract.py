@@ -195,7 +195,7 @@ class Other(Target):
 
 async def test_an_old_one_and_a_new_one_at_the_same_place(place: Place) -> None:
     """After a reload the old one goes on until its sessions have ended."""
-    delivery = await begun(place.target, SMALL)
+    delivery = await begun(place.target, *in_blocks(LARGE))
     new = again(place.target)
     await new.start()
     try:
@@ -204,7 +204,7 @@ async def test_an_old_one_and_a_new_one_at_the_same_place(place: Place) -> None:
         await new.deliver(message(SMALL))
     finally:
         await new.close()
-    assert holds(place, SMALL, LARGE, SMALL)
+    assert holds(place, LARGE, LARGE, SMALL)
 
 
 async def test_it_can_be_closed_twice_and_started_again(place: Place) -> None:

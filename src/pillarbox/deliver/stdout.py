@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import select
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,9 @@ OUTPUT = 1
 ATOMIC = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512
 _NOTHING_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # a pipe, a terminal
 PAUSE = 0.25  # seconds between two looks whether the delivery was given up
+
+
+_ours = threading.Lock()  # a lock of fcntl is the process's: it keeps no other target of ours out
 
 
 class StdoutSettings(Settings):
@@ -100,7 +104,17 @@ class Stdout(Target):
 
     @contextmanager
     def _locked(self, steps: Steps) -> Iterator[None]:
-        """Keep other processes of the program out; where the system knows no lock for this output, do without."""
+        """Keep other targets and processes of the program out; where the system knows no lock for this, do without."""
+        while not _ours.acquire(timeout=PAUSE):
+            steps.go_on()
+        try:
+            with self._locked_for_us(steps):
+                yield
+        finally:
+            _ours.release()
+
+    @contextmanager
+    def _locked_for_us(self, steps: Steps) -> Iterator[None]:
         locked = False
         while fcntl is not None and not locked:
             try:
