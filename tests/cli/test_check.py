@@ -44,6 +44,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mx.key").touch(mode=0o600)
     issued.private_key_pem.write_to_path(tmp_path / "mx.key")
     issued.cert_chain_pems[0].write_to_path(tmp_path / "mx.pem")
+    (tmp_path / "users").touch(mode=0o600)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -205,6 +206,11 @@ class TestWarnings:
         assert codes(run, file, *given, "--listen", "127.0.0.1:25") == []
         assert run("check", "--strict", file, *given).exit_code == 1
 
+    def test_behind_a_proxy_on_this_host_are_strangers(self, run: Run, write: Write) -> None:
+        file = write(GOOD.replace('"*@example.com"', '"*"'))
+        assert codes(run, file, "--listen", "127.0.0.1:25") == []
+        assert codes(run, file, "--listen", "127.0.0.1:25", "--set", "use_proxy=true") == ["accepts-everything"]
+
     @pytest.mark.parametrize(
         "settings",
         [
@@ -225,7 +231,7 @@ class TestWarnings:
             ("max_clients_per_address = 20\n", ["no-limits"]),
             ('key = "mx.key"\ncert = "mx.pem"\n', ["no-certificate"]),
             ('accept = ["*@example.com", "postmaster@mx.example.com"]\n', ["accepts-everything"]),
-            (', "postmaster@mx.example.com"', ["no-postmaster"]),
+            (', "postmaster@mx.example.com"', []),
         ],
     )
     def test_what_is_missing(self, run: Run, write: Write, line: str, expected: list[str]) -> None:
@@ -236,20 +242,21 @@ class TestWarnings:
         ("accept", "refused"),
         [
             (["*@example.com", "!postmaster@example.com", "postmaster@mx.example.com"], ["postmaster@example.com"]),
-            (["joe@example.org", "postmaster@mx.example.com"], ["postmaster@example.org"]),
+            (["joe@example.org"], []),
             (["*@*.example.com"], []),
             (["file:own"], ["postmaster@example.net", "postmaster@mx.example.com"]),
+            ([], []),
         ],
     )
     def test_postmaster(self, run: Run, write: Write, folder: Path, accept: list[str], refused: list[str]) -> None:
-        (folder / "own").write_text("joe@example.net\n")
+        (folder / "own").write_text("joe@example.net\n!postmaster@*\n")
         file = write(GOOD.replace('["*@example.com", "postmaster@mx.example.com"]', json.dumps(accept)))
         warnings = found(run, file)["warnings"]
         assert [warning["text"].split()[0] for warning in warnings] == refused
         assert {warning["code"] for warning in warnings} <= {"no-postmaster"}
 
     def test_postmaster_whom_no_target_takes(self, run: Run, write: Write) -> None:
-        file = write(f"{GOOD}\nrecipients = ['joe@example.com']")
+        file = write(f"{GOOD}\nrecipients = ['joe@example.com', '!postmaster@*']")
         assert codes(run, file) == ["no-postmaster", "no-postmaster"]
 
     def test_one_for_all_listeners(self, run: Run) -> None:
@@ -289,6 +296,44 @@ class TestWarnings:
         assert f"chmod o= {folder}/mx.key" in warning["text"]
         (folder / "mx.key").chmod(0o640)
         assert codes(run, write(GOOD)) == []
+
+    @pytest.mark.parametrize(
+        ("lines", "text"),
+        [
+            ("networks = ['10.0.0.0/8']\n[server2]\nauth_optional = false\n", "have to log in too"),
+            ("networks = ['10.0.0.0/8']\n[server2]\nauth_optional = true\n", "may write to anyone, as no accept"),
+            ("networks = ['10.0.0.0/8']\n", None),
+            ("networks = ['10.0.0.0/8']\naccept = ['*@example.com']\n", None),
+            ("senders = {joe = ['joe@example.com']}\n[server2]\ndisabled_commands = ['AUTH']\n", "nobody can"),
+            ("senders = {joe = ['joe@example.com']}\n", None),
+        ],
+    )
+    def test_rules_for_nothing(self, run: Run, write: Write, lines: str, text: str | None) -> None:
+        rules, _, server = lines.partition("[server2]\n")
+        file = write(f"[server]\n{server}[access]\n{rules}[[users]]\nurl = 'htpasswd:users'\n")
+        warnings = [each for each in found(run, file)["warnings"] if each["code"] == "no-effect"]
+        assert [text is not None and text in each["text"] for each in warnings] == ([] if text is None else [True])
+
+    @pytest.mark.parametrize(
+        ("line", "code", "text"),
+        [
+            ("[program]\nuser = 'no-such-user'", "no-user", "there is no user 'no-such-user'"),
+            ("[[users]]\nurl = 'htpasswd:nowhere'", "users-file", "there is no such file: make it with"),
+            ("[[users]]\nurl = 'htpasswd:wrong'", "users-file", "line 1: user joe: it has no hash"),
+        ],
+    )
+    def test_what_would_stop_serve(self, run: Run, write: Write, folder: Path, line: str, code: str, text: str) -> None:
+        (folder / "wrong").write_text("joe:geheim\n")
+        (folder / "wrong").chmod(0o600)
+        result = found(run, write(f"{line}\n"))
+        assert [each["code"] for each in result["warnings"]] == [code]
+        assert text in result["warnings"][0]["text"]
+        assert "geheim" not in json.dumps(result)
+
+    def test_a_password_for_the_collector_does_not_show(self, run: Run, write: Write) -> None:
+        file = write("[program]\ntraces = 'http://u:geheim@127.0.0.1:4318'\n")
+        assert "geheim" not in run("check", file).output
+        assert values(found(run, file)["program"])["traces"][0] == "http://127.0.0.1:4318"
 
 
 class TestErrors:

@@ -320,3 +320,36 @@ def test_the_file_in_the_documentation(write: Any, tmp_path: Path) -> None:
     ]
     assert [each.options.auth_optional for each in found.listeners] == [True, False, True]
     assert [each.target.url for each in found.routes] == ["maildir:/var/mail/in"]
+
+
+class TestProgramArguments:
+    @pytest.mark.parametrize(
+        ("program", "problem"),
+        [
+            ({"traces": "localhost"}, "--traces: write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT"),
+            ({"traces": "http://["}, "--traces: write http"),
+            ({"traces": "http://a b"}, "--traces: write http"),
+            ({"traces": "http://h:70000"}, "--traces: write http"),
+            ({"metrics": "my_host"}, "--metrics: 'my_host' is no address"),
+            ({"log_format": "xml"}, "--log-format: "),
+        ],
+    )
+    def test_a_mistake_is_shown_as_it_was_typed(self, program: dict[str, str], problem: str) -> None:
+        with pytest.raises(ConfigurationError, match="^" + re.escape(problem)):
+            effective(program=program)
+
+    @pytest.mark.parametrize("url", ["http://127.0.0.1:4318", "https://u:p@otel.example.com/x", "env:"])
+    def test_collectors(self, url: str) -> None:
+        assert effective(program={"traces": url}).program.traces == url
+
+    def test_accept(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "etc").mkdir()
+        (tmp_path / "etc/pillarbox.toml").touch()
+        (tmp_path / "own").write_text("joe@example.com\n")
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ConfigurationError, match=r"^--accept: 'joe': has no @"):
+            effective("etc/pillarbox.toml", accept=["joe"])
+        # The shell completes it from here, not from the file's folder.
+        accept = effective("etc/pillarbox.toml", accept=["file:own"]).listeners[0].access.accept
+        assert accept is not None
+        assert "joe@example.com" in accept

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
-from pillarbox import ConfigurationError
+from pillarbox import ConfigurationError, Recipient
 from pillarbox.cli import config
 from pillarbox.cli.config import Configuration, effective
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.patterns import Patterns
 from pillarbox.program.receiver import Receiver
+from pillarbox.program.recipients import Recipients
 from pillarbox.program.routes import Route, Routes
 from support import Client, serving
 
@@ -74,15 +76,50 @@ class TestRecipients:
                 await client.ehlo()
                 assert await codes(client, "MAIL FROM:<a@b.example>", "RCPT TO:<x@y.example>") == [250, code]
 
-    async def test_postmaster_without_a_domain(self) -> None:
-        async with serving(auth_optional=True, **handlers(accept=["postmaster@mx.example.com"])) as served:
+    @pytest.mark.parametrize(
+        ("accept", "taken", "refused"),
+        [
+            (
+                ["joe@example.com"],
+                ["postmaster", "POSTMASTER", "Postmaster@mx.example.com", "postmaster@EXAMPLE.com"],
+                [],
+            ),
+            (["joe@example.com"], [], ["postmaster@example.org", "postmaster@sub.example.com", "jim@mx.example.com"]),
+            (["*@example.com", "!postmaster@*"], ["a@example.com"], ["postmaster", "postmaster@example.com"]),
+            ([], [], ["postmaster", "postmaster@mx.example.com"]),  # where no stranger writes to anyone
+        ],
+    )
+    async def test_the_postmaster_is_ours(self, accept: list[str], taken: list[str], refused: list[str]) -> None:
+        async with serving(auth_optional=True, **handlers(accept=accept)) as served:
             client = await served.client()
             await client.ehlo()
-            assert await codes(client, "MAIL FROM:<>", "RCPT TO:<postmaster>", "RCPT TO:<Postmaster>") == [250] * 3
+            assert await codes(client, "MAIL FROM:<>", *(f"RCPT TO:<{each}>" for each in taken)) == [250] * (
+                len(taken) + 1
+            )
+            assert await codes(client, *(f"RCPT TO:<{each}>" for each in refused)) == [550] * len(refused)
+
+    @pytest.mark.parametrize(
+        ("recipient", "expected"),
+        [
+            ("postmaster", ["one"]),  # of no domain that anybody is for: the first that must take mail
+            ("postmaster@mx.example.com", ["one"]),
+            ("postmaster@example.com", ["one"]),
+            ("postmaster@example.org", ["two", "three"]),
+            ("postmaster@example.net", []),
+        ],
+    )
+    def test_the_postmaster_has_a_target(self, recipient: str, expected: list[str]) -> None:
+        recipients = {
+            "one": ["joe@example.com"],
+            "two": ["jim@example.org"],
+            "three": ["jane@example.org"],
+            "four": ["*@example.org", "!postmaster@*"],
+        }
+        routes = [Route(Away(f"{name}:", Settings()), Patterns(own)) for name, own in recipients.items()]
+        found = Recipients("mx.example.com", Routes(routes, "here"), Access(AccessSettings.from_table({})))
+        assert [part.route.target.url for part in found.parts([Recipient(recipient)])] == [f"{e}:" for e in expected]
 
     async def test_who_has_no_target_is_no_recipient(self) -> None:
-        from pillarbox.program.patterns import Patterns
-
         route = Route(Away("away:", Settings()), Patterns(["*@example.com"]))
         async with serving(auth_optional=True, **handlers([route])) as served:
             client = await served.client()
@@ -107,6 +144,10 @@ class TestSenders:
             ({"*": ["{user}@example.com"]}, "jim@example.com", 553),
             ({"*": ["{user}+*@example.com"]}, "joe+tag@example.com", 250),
             ({"joe": ["a@b.example"], "*": ["{user}@example.com"]}, "joe@example.com", 553),
+            ({"*": ["{user}@example.com", "!root@example.com"]}, "jim@example.com", 553),  # an exception adds nobody
+            ({"*": ["*@example.com", "!{user}@example.com"]}, "joe@example.com", 553),
+            ({"*": ["{user}+*@example.com", "!*+admin@example.com"]}, "joe+admin@example.com", 553),
+            ({"*": ["{user}@mx.*"]}, '"joe@mx."@example.com', 553),
             (None, "anyone@example.org", 250),
         ],
     )
@@ -120,6 +161,17 @@ class TestSenders:
         async with serving(**LOGIN, **handlers(senders={"*": ["{user}@example.com"]})) as served:
             client = await logged_in(await served.client(), "*")
             assert await codes(client, "MAIL FROM:<joe@example.com>") == [553]
+
+    async def test_files_may_name_the_user(self, tmp_path: Path) -> None:
+        (tmp_path / "own").write_text("{user}@example.com  # theirs\n")
+        async with serving(**LOGIN, **handlers(senders={"*": [f"file:{tmp_path / 'own'}"]})) as served:
+            client = await logged_in(await served.client())
+            assert await codes(client, "MAIL FROM:<jim@example.com>", "MAIL FROM:<joe@example.com>") == [553, 250]
+
+    @pytest.mark.parametrize("pattern", ["{user} @example.com", "", "example.com", "file:nowhere"])
+    def test_what_is_no_pattern(self, pattern: str) -> None:
+        with pytest.raises(ConfigurationError):
+            Access(AccessSettings.from_table({"senders": {"*": [pattern]}}))
 
     async def test_strangers_have_none(self) -> None:
         async with serving(auth_optional=True, **handlers(senders={"joe": []})) as served:
@@ -160,6 +212,14 @@ class TestNoOpenRelay:
             "[access]\naccept = ['a@b', '*@*']",
             "[access]\nnetworks = ['0.0.0.0/0']",
             f"[access]\naccept = ['*']\n{USERS}",
+            "[access]\naccept = ['*', '!root@example.com']",  # an exception leaves all others
+            "[access]\naccept = ['!root@example.com']",
+            "[access]\naccept = ['*@*.com']",
+            "[access]\naccept = ['postmaster@*']",
+            "[access]\nnetworks = ['0.0.0.0/0.0.0.0']",
+            "[access]\nnetworks = ['0.0.0.0/1', '128.0.0.0/1']",
+            "[access]\nnetworks = ['10.0.0.0/8']\n[server]\nuse_proxy = true",  # anyone can say that it is in there
+            "[server]\nauth_optional = false\nuse_xclient = true",
             "[server]\nauth_optional = false\ndisabled_commands = ['AUTH']",
         ],
     )
@@ -168,6 +228,19 @@ class TestNoOpenRelay:
             ConfigurationError, match=r"\[\[listen\]\] 1: listener .* would be an open relay: away: takes"
         ):
             self.effective(tmp_path, f"[[listen]]\naddress = '{address}'\n[[deliver]]\nurl = 'away:'\n{rules}\n")
+
+    @pytest.mark.parametrize("recipients", ["'*', '!root@example.com'", "'*@*.com'"])
+    def test_nor_for_nearly_all_recipients(self, tmp_path: Path, recipients: str) -> None:
+        with pytest.raises(ConfigurationError, match="would be an open relay"):
+            self.effective(
+                tmp_path, f"[[listen]]\naddress = ':25'\n[[deliver]]\nurl = 'away:'\nrecipients = [{recipients}]\n"
+            )
+
+    @pytest.mark.parametrize("address", ["127.0.0.1:25", "unix:/run/x"])
+    @pytest.mark.parametrize("proxy", ["use_proxy", "use_xclient"])
+    def test_nor_behind_a_proxy_on_this_host(self, tmp_path: Path, address: str, proxy: str) -> None:
+        with pytest.raises(ConfigurationError, match="would be an open relay"):
+            self.effective(tmp_path, f"[[listen]]\naddress = '{address}'\n{proxy} = true\n[[deliver]]\nurl = 'away:'\n")
 
     @pytest.mark.parametrize(
         ("listen", "deliver", "rules"),
@@ -183,6 +256,9 @@ class TestNoOpenRelay:
             ("address = ':25'", "", "[access]\naccept = ['*@example.com']"),
             ("address = ':25'\naccept = ['*@example.com']", "", ""),
             ("address = ':25'", "", "[access]\nnetworks = ['10.0.0.0/8']"),
+            ("address = ':25'", "", "[access]\naccept = ['*@*.example.com', '*@*.internal']"),
+            ("address = ':25'\nuse_proxy = ['192.0.2.1']", "", "[access]\nnetworks = ['10.0.0.0/8']"),
+            ("address = 'unix:x'\nauth_optional = false\nuse_xclient = true", "", ""),
         ],
     )
     def test_starts(self, tmp_path: Path, listen: str, deliver: str, rules: str) -> None:
@@ -209,6 +285,8 @@ class TestMistakes:
             ("D\nlisteners = [':26']", r"\[\[deliver\]\] 1: listeners: there is no listener ':26'"),
             ("D\nlisteners = [':2']\nL\nL2", r"\[\[listen\]\] 2: no \[\[deliver\]\] is for the listener :3"),
             ("D\ntimeout = 0", r"timeout must be more than 0 seconds"),
+            ("D\ntimeout = inf", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
+            ("D\ntimeout = nan", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
         ],
     )
     def test_are_named_with_their_place(self, tmp_path: Path, text: str, message: str) -> None:

@@ -14,8 +14,10 @@ from messages import blocks, session_for
 from pillarbox import ConnectionLost, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.deliver.maildir import Maildir
+from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.fanout import Delivered, deliver, one_reply, outcome
 from pillarbox.program.patterns import Patterns
+from pillarbox.program.recipients import Recipients
 from pillarbox.program.routes import Route, Routes
 
 LATER = Reject(451, "later", enhanced="4.3.0")
@@ -59,7 +61,9 @@ async def delivered(
 async def done_by(
     routes: Sequence[Route], session: Session, source: AsyncIterator[bytes] | None = None
 ) -> list[Delivered]:
-    parts = Routes(routes, "here").parts(session.envelope.rcpt_to)
+    parts = Recipients("mx.example.com", Routes(routes, "here"), Access(AccessSettings.from_table({}))).parts(
+        session.envelope.rcpt_to
+    )
     return await deliver(parts, session, source or blocks(b"1", b"2"), lambda _part: b"h")
 
 

@@ -149,6 +149,16 @@ class TestTheProgram:
             connection.request("POST", "/metrics", body=b"x")
             assert connection.getresponse().status == 405
 
+    def test_what_is_no_http_leaves_no_traceback(self, start: Start) -> None:
+        program = start(*LOCAL)
+        metrics, _ = ports(program)
+        for rubbish in (b"GET /\0\xff HTTP/9.9\r\n\x1b\r\n\r\n", b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", metrics), timeout=WAIT) as client:
+                client.sendall(rubbish)
+                assert b" 400 " in client.recv(1000)
+        assert program.end() == 0
+        assert not [line for line in program.lines if line.startswith(("error", "Traceback", " "))]
+
     def test_readiness_ends_with_the_signal_and_health_does_not(self, start: Start) -> None:
         program = start(*LOCAL, "--deliver", "discard:")
         pages, port = ports(program)

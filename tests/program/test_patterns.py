@@ -22,6 +22,9 @@ class TestMatches:
             (["*@*.example.com"], ["a@x.example.com", "a@x.y.example.com"], ["a@example.com", "a@xexample.com"]),
             (["joe+*@example.com"], ["joe+tag@example.com", "joe+@example.com"], ["joe@example.com"]),
             (["postmaster@*"], ["postmaster@any.example"], ["joe@any.example"]),
+            (["*@mx.*"], ["a@mx.example"], ['"a@mx."@example.org']),  # in a local part, @ is no @
+            (["*@strasse.example"], ["a@STRASSE.example"], ["a@straße.example"]),
+            (["strasse@a.example"], ["STRASSE@a.example"], ["straße@a.example"]),
             (["*"], ["a@b", "anything", ""], []),
             (["*@*"], ["a@b"], []),
             ([], [], ["a@b", ""]),
@@ -44,6 +47,15 @@ class TestMatches:
         assert not Patterns(["*", "!a@b"]).all
         assert not Patterns(["*@example.com"]).all
         assert not Patterns([]).all
+
+    @pytest.mark.parametrize("pattern", ["*", "*@*", "*@*.com", "joe@*", "*com", "!a@example.com", "*@*."])
+    def test_unbounded(self, pattern: str) -> None:
+        assert Patterns([pattern]).unbounded
+        assert Patterns([pattern, "!*@example.com"]).unbounded
+
+    @pytest.mark.parametrize("pattern", ["*@example.com", "*@*.example.com", "*@*example.com", "*@*.local", "a@host"])
+    def test_bounded(self, pattern: str) -> None:
+        assert not Patterns([pattern]).unbounded
 
     @given(st.text(), st.lists(st.text(min_size=1).filter(lambda text: "@" in text)))
     def test_any_address_is_an_answer(self, address: str, texts: list[str]) -> None:

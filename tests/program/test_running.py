@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import os
 import pwd
 import shutil
@@ -17,6 +20,10 @@ from pathlib import Path
 import pytest
 import trustme
 
+from pillarbox import ConfigurationError
+from pillarbox.cli.config import effective
+from pillarbox.program.privileges import account
+from pillarbox.program.running import Running
 from program import MODULE, WAIT, Program, Start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and Unix sockets")
@@ -53,6 +60,7 @@ class Configured:
         return self.program.line(answer)[0]
 
 
+HERE = ("--listen", "127.0.0.1:0")
 LISTEN = "[[listen]]\naddress = '127.0.0.1:0'\n"
 
 
@@ -118,6 +126,78 @@ class TestReload:
         assert "size" not in keywords(run.port)
         client(port).close()
 
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_after_users_that_fail_in_their_own_way_it_still_listens(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "people.py").write_text(
+            "from pillarbox.users import Users\n"
+            "class People(Users):\n    async def start(self):\n        raise OSError('no database')\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        run = Configured(start, tmp_path, LISTEN, *arguments)
+        run.change(LISTEN + "[[users]]\nurl = 'python:people:People'\n", "error: not reloaded.*: no database")
+        run.change(LISTEN + "[server]\nsize = 2000\n")
+        assert keywords(run.port)["size"] == "2000"
+
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_a_signal_that_comes_too_early_is_heard_later(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    ) -> None:
+        program = self.starting(start, tmp_path, monkeypatch, *arguments)
+        program.process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        program.port()
+        program.line("^reloaded$")
+
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_it_ends_also_while_it_starts(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+    ) -> None:
+        program = self.starting(start, tmp_path, monkeypatch, *arguments)
+        assert program.end() == 0
+        assert [line for line in program.lines if line] == ["SIGTERM: closing; a second signal ends at once", "closed"]
+
+    def starting(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Program:
+        """Return a program with users that are not ready before there is a file ``go``."""
+        (tmp_path / "people.py").write_text(
+            "import asyncio, os, pathlib, signal\nfrom pillarbox.users import Users\n"
+            "class People(Users):\n"
+            "    def methods(self):\n        return ('PLAIN',)\n"
+            "    async def start(self):\n        pathlib.Path(f'begun{os.getpid()}').touch()\n"
+            "        while not pathlib.Path('go').exists():\n            await asyncio.sleep(0.01)\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start(*HERE, "--users", "python:people:People", *arguments)
+        deadline = time.monotonic() + WAIT
+        while not list(tmp_path.glob("begun*")):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        return program
+
+    def test_what_needs_a_restart_is_said(self, start: Start, tmp_path: Path) -> None:
+        run = Configured(start, tmp_path, LISTEN)
+        new = "[server]\nsize = 2000\n[program]\nworkers = 2\nmetrics = '127.0.0.1:0'\nlog_level = 'info'\n"
+        for _ in range(2):
+            run.change(
+                LISTEN + new, r"^warning: needs a restart, and stays as it was: workers, metrics in \[program\]$"
+            )
+            run.program.line("^reloaded$")
+        assert keywords(run.port)["size"] == "2000"
+
+    def test_what_needs_a_restart_stays(self, tmp_path: Path) -> None:
+        path = tmp_path / "pillarbox.toml"
+        path.write_text("[program]\nuser = 'nobody'\n")
+        before = effective(str(path))
+        path.write_text("[program]\nworkers = 2\nlog_level = 'debug'\n[server]\nsize = 1\n")
+        new = before.again()
+        assert new.fixed_unlike(before) == ["workers", "user"]
+        kept = new.with_fixed_of(before)
+        assert (kept.program.workers, kept.program.user, kept.program.log_level) == (1, "nobody", "debug")
+        # What a worker gets that is started later: it is not to stay root.
+        assert effective(**json.loads(json.dumps(kept.snapshot))).program == kept.program
+        assert kept.again().program == new.program
+
     def test_with_workers_addresses_stay(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN, "--workers", "2")
         run.change(LISTEN.replace("127.0.0.1:0", "127.0.0.1:1"), "not reloaded, .*with workers they need a restart")
@@ -138,6 +218,46 @@ class TestCertificates:
             while self.name(run.port, authority) != "new.example.com":
                 assert time.monotonic() < deadline
             assert before.noop()[0] == 250
+
+    async def test_a_renewal_while_the_configuration_changes(self, tmp_path: Path) -> None:
+        self.write(tmp_path, trustme.CA(), "mx.example.com")
+        text = LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\nsize = 1000\n[[deliver]]\nurl = 'discard:'\n"
+        path = tmp_path / "pillarbox.toml"
+        path.write_text(text)
+        running = Running(effective(str(path)), {})
+        await running.start([None])
+        try:
+            path.write_text(text.replace("1000", "2000").replace(LISTEN, LISTEN * 2))
+            await asyncio.gather(running.reload(running.configuration.again()), running.renew())
+            assert running.server.options.size == running.configuration.options.size == 2000
+        finally:
+            await running.close()
+
+    def test_a_worker_that_is_started_later_has_the_certificate_of_the_file(self, start: Start, tmp_path: Path) -> None:
+        authority = trustme.CA()
+        run = Configured(start, tmp_path, LISTEN, "--workers", "2")
+        self.write(tmp_path, authority, "mx.example.com")
+        run.change(LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\n")
+        for pid in children(run.program.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        run.program.line(r"^worker \d \(pid \d+\) is ready$")
+        run.program.line(r"^worker \d \(pid \d+\) is ready$")
+        assert {self.name(run.port, authority) for _ in range(6)} == {"mx.example.com"}
+
+    def test_workers_share_one_certificate_when_the_file_has_none_any_more(self, start: Start, tmp_path: Path) -> None:
+        self.write(tmp_path, trustme.CA(), "mx.example.com")
+        run = Configured(start, tmp_path, LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\n", "--workers", "2")
+        run.change(LISTEN)
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        seen = set()
+        with contextlib.ExitStack() as open_:
+            for _ in range(16):  # open at once: both workers have some
+                smtp = open_.enter_context(client(run.port))
+                smtp.starttls(context=context)
+                assert isinstance(smtp.sock, ssl.SSLSocket)
+                seen.add(smtp.sock.getpeercert(binary_form=True))
+        assert len(seen) == 1
 
     def test_half_of_them_changes_nothing(self, start: Start, tmp_path: Path) -> None:
         authority = trustme.CA()
@@ -219,6 +339,11 @@ class TestUser:
         program = start("--user", "no-such-user")
         assert program.wait() == 2
         assert program.lines[0] == "Error: user: there is no user 'no-such-user' on this host"
+
+    @pytest.mark.parametrize("user", ["99999999999999", "", "a\0b", "nobody:99999999999999", "nobody:no-such-group"])
+    def test_what_names_nobody(self, user: str) -> None:
+        with pytest.raises(ConfigurationError, match="user: there is no"):
+            account(user)
 
 
 def children(pid: int) -> list[int]:

@@ -166,6 +166,21 @@ def test_people_are_named_where_that_is_asked_for(start: Start, collector: Colle
     assert transaction.events == [("RCPT refused", refused)]
 
 
+def test_a_client_that_a_proxy_names_has_one_session(start: Start, collector: Collector) -> None:
+    program = start(*LOCAL, "--traces", collector.url, "--set", "use_xclient=true")
+    with smtplib.SMTP("127.0.0.1", program.port(), timeout=WAIT) as client:
+        client.ehlo()
+        client.docmd("MAIL FROM:<a@example.org>")
+        client.rset()
+        assert client.docmd("XCLIENT ADDR=192.0.2.7 PORT=1234")[0] == 220
+        client.ehlo()
+        client.sendmail("a@example.org", ["b@c.example"], MESSAGE)
+    program.end()
+    session = collector.one("SMTP session")
+    assert (session.says["client.address"], session.says["client.port"]) == ("192.0.2.7", 1234)
+    assert [each.parent for each in collector.named("SMTP transaction")] == [session.id, session.id]
+
+
 def test_how_transactions_end(start: Start, collector: Collector, tmp_path: Any) -> None:
     program = start(*LOCAL, "--traces", collector.url)
     port = program.port()

@@ -49,10 +49,20 @@ def connected(port: int) -> socket.socket:
 
 def conversation(port: int, *lines: bytes) -> socket.socket:
     """Send commands one by one and return the socket after the last reply."""
-    client = connected(port)
-    for line in (b"", *lines):
+    client = admitted(port)
+    for line in lines:
         client.sendall(line)
         assert client.recv(4096)[:1] in b"23"
+    return client
+
+
+def admitted(port: int) -> socket.socket:
+    """Connect and return the socket after a greeting; places that were just left may be taken for a moment longer."""
+    deadline = time.monotonic() + WAIT
+    while (greeting := said(client := connected(port)))[:3] == b"421" and time.monotonic() < deadline:
+        client.close()
+        time.sleep(0.02)
+    assert greeting[:3] == b"220"
     return client
 
 

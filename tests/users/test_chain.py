@@ -61,6 +61,15 @@ class TestOrder:
             assert await plain(served, "bob", "secret") == "535 Ask the help desk"
         assert last.asked == []
 
+    @pytest.mark.parametrize("name", [True, False, "", 5, "bob\nX-Admin: yes", "bob\0", "\udc80"])
+    async def test_what_is_no_name_is_a_bug_and_lets_nobody_in(self, name: Any) -> None:
+        class Odd(Known):
+            async def authenticate(self, auth: AuthRequest, session: Session) -> Any:
+                return name
+
+        async with asking(Odd({})) as served:
+            assert (await plain(served, "bob", "secret"))[:3] == "454"
+
     async def test_none_is_asked_what_it_does_not_verify(self) -> None:
         """A token login has no password: a backend of passwords must not see it as one without."""
         passwords, tokens = Known({"bob": ""}), Known({"bob": ""}, "XOAUTH2")

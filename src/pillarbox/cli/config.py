@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -21,7 +22,7 @@ from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.cli.logins import Backend, backends, with_logins
 from pillarbox.deliver import target_class, target_from_url
-from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.access import Access, AccessSettings, everyone
 from pillarbox.program.cpus import Workers, number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
 from pillarbox.program.logs import LogSettings
@@ -55,10 +56,22 @@ class ProgramSettings(LogSettings):
 
     @field_validator("traces")
     @classmethod
-    def _is_url(cls, url: str | None) -> str | None:
-        if url is None or url == "env:" or (url.startswith(("http://", "https://")) and url.partition("//")[2]):
+    def _is_collector(cls, url: str | None) -> str | None:
+        if url is None or url == "env:" or _is_url(url):
             return url
         raise ConfigurationError("write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT says")
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
+    except ValueError:
+        return False
+
+
+# What is done once, at the start.
+_FIXED = ("workers", "user", "metrics", "traces", "trace_addresses")
 
 
 class RouteSettings(Settings):
@@ -86,8 +99,8 @@ class Listener:
     implied: frozenset[str] = frozenset()  # of the overrides those that nobody has stated: see `with_logins`
 
     @property
-    def local(self) -> bool:
-        """Whether only this host reaches it."""
+    def loopback(self) -> bool:
+        """Whether only this host connects to it."""
         host = self.arguments.get("host")
         if "path" in self.arguments or host == "localhost":
             return True
@@ -95,6 +108,11 @@ class Listener:
             return host is not None and ip_address(host).is_loopback
         except ValueError:
             return False
+
+    @property
+    def local(self) -> bool:
+        """Whether only this host is served there: no proxy connects that hands on clients from elsewhere."""
+        return self.loopback and not (self.options.use_proxy or self.options.use_xclient)
 
 
 @dataclass(frozen=True)
@@ -112,7 +130,7 @@ class Configuration:
 
     def again(self) -> Configuration:
         """Return what the file says now, with the same arguments."""
-        return effective(**{**self.snapshot, "content": None, "pem": None})
+        return effective(**{**self.snapshot, "content": None, "pem": None, "fixed": None})
 
     def with_files_read(self) -> Configuration:
         """Return the same with the content of keys and certificates in place of their paths."""
@@ -121,6 +139,14 @@ class Configuration:
     def with_files_again(self) -> Configuration:
         """Return the same with the paths of keys and certificates, which are read when it is used."""
         return effective(**{**self.snapshot, "pem": None})
+
+    def fixed_unlike(self, other: Configuration) -> list[str]:
+        """Return the settings of the program that a reload cannot change, and that are others than there."""
+        return [name for name in _FIXED if getattr(self.program, name) != getattr(other.program, name)]
+
+    def with_fixed_of(self, other: Configuration) -> Configuration:
+        """Return the same with the settings of another that a reload cannot change."""
+        return effective(**{**self.snapshot, "fixed": {name: getattr(other.program, name) for name in _FIXED}})
 
     def routes_of(self, listener: Listener) -> Routes:
         """Return the routes of one listener."""
@@ -157,11 +183,12 @@ def effective(
     program: Mapping[str, Any] | None = None,
     content: str | None = None,
     pem: Mapping[str, str] | None = None,
+    fixed: Mapping[str, Any] | None = None,
 ) -> Configuration:
     """Return what the sources say together; raise ConfigurationError with the place of the first mistake.
 
     program: arguments for keys of ``[program]``. content and pem: what the file, and the files of keys and certificates
-    held, where they are not to be read again.
+    held, where they are not to be read again. fixed: keys of ``[program]`` that are so, whatever anyone says.
     """
     document = Document(file, content, pem)
     who = backends(document, users)
@@ -170,7 +197,7 @@ def effective(
     given = defaults | _server(document) | _settings(settings, document)
     options = _options(None, given)
     access, _ = document.table("access")
-    own = {**access, "accept": list(accept)} if accept else access
+    own = {**access, "accept": _argument_patterns(accept)} if accept else access
     listeners = tuple(
         _cli_listeners(listen, options, own, document)
         or _file_listeners(document, options, own)
@@ -181,9 +208,10 @@ def effective(
     listeners = tuple(with_logins(listener, who, sources) for listener in listeners)
     snapshot = {
         "file": file, "settings": settings, "listen": listen, "deliver": deliver, "users": users, "accept": accept,
-        "program": program or {}, "content": None if file is None else document.content, "pem": pem,
+        "program": program or {}, "content": None if file is None else document.content, "pem": pem, "fixed": fixed,
     }  # fmt: skip
-    configuration = Configuration(options, listeners, routes, who, _program(document, program or {}), sources, snapshot)
+    chosen = _program(document, program or {}).model_copy(update=fixed)
+    configuration = Configuration(options, listeners, routes, who, chosen, sources, snapshot)
     _check_routes(configuration)
     files = pem_files(configuration) if pem is None else tuple(pem)
     return dataclasses.replace(_closed(configuration), files=tuple(files))
@@ -230,6 +258,14 @@ def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
     return routes
 
 
+def _argument_patterns(accept: Iterable[str]) -> list[str]:
+    """Check patterns, and let the files they name begin at the working directory: others begin at the file's folder."""
+    named = [f"file:{Path(each[5:]).expanduser().absolute()}" if each.startswith("file:") else each for each in accept]
+    with _placed("--accept"):
+        Patterns(named)
+    return named
+
+
 # --- The file
 
 
@@ -241,7 +277,8 @@ def _program(document: Document, arguments: Mapping[str, Any]) -> ProgramSetting
         chosen = ProgramSettings.from_table({**table, **arguments})
         number_of_workers(chosen.workers)
     except ConfigurationError as error:  # it names the argument as the key is called
-        raise ConfigurationError(f"--{str(error).replace('_', '-')}") from error
+        name, colon, problem = str(error).partition(":")
+        raise ConfigurationError(f"--{name.replace('_', '-')}{colon}{problem}") from error
     return chosen
 
 
@@ -412,19 +449,28 @@ def _closed(configuration: Configuration) -> Configuration:
 
 
 def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
-    relay = next((route for route in routes.all if route.target.relays and route.recipients.open), None)
-    if relay is None or listener.local or listener.options.must_authenticate:
+    relay = next((route for route in routes.all if route.target.relays and route.recipients.unbounded), None)
+    if relay is None or listener.local:
         return listener
-    access = listener.access
-    if access.accept is None and not access.everywhere and (users or access.networks_given):
+    access, options = listener.access, listener.options
+    advice = (
+        "anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
+        " [[deliver]]), or who may log in ([[users]])"
+    )
+    if not listener.loopback and (
+        everyone(options.use_xclient) or (access.networks_given and everyone(options.use_proxy))
+    ):
+        advice = "anyone could say by XCLIENT or PROXY who it is. List your proxies in use_xclient and use_proxy"
+    elif options.must_authenticate:
+        return listener
+    elif access.accept is None and not access.everywhere and (users or access.networks_given):
         return dataclasses.replace(listener, access=access.accepting([]))
-    if access.accept is not None and not access.open_to_all:
+    elif access.accept is not None and not access.open_to_all:
         return listener
     raise ConfigurationError(
         located(
             listener.source,
             f"listener {listener.address} would be an open relay: {relay.target.url} takes messages for anyone, and"
-            " anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
-            " [[deliver]]), or who may log in ([[users]])",
+            f" {advice}",
         )
     )

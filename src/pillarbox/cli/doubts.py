@@ -11,8 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pillarbox import ConfigurationError
 from pillarbox.cli.certificates import Certificate
+from pillarbox.program.access import everyone
 from pillarbox.program.files import is_pem
+from pillarbox.program.privileges import account_named
+from pillarbox.program.recipients import Recipients
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +43,7 @@ def doubts(configuration: Configuration, file: str | None) -> list[Doubt]:
         for doubt in _of_listener(configuration, listener):
             places.setdefault(doubt, []).append(listener.address)
     found = [Doubt(code, tuple(dict.fromkeys(where)), text) for (code, text), where in places.items()]
-    return [*found, *_about_files(configuration, file)]
+    return [*found, *_without_effect(configuration), *_missing(configuration, file), *_about_files(configuration, file)]
 
 
 def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
@@ -47,7 +51,8 @@ def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[t
     yield from _certificates(options)
     if listener.local:
         return
-    yield from _trust(options)
+    if not listener.loopback:
+        yield from _trust(options)
     yield from _login(options)
     if may_use_tls(options) and options.cert is None:
         made_up = "there is no certificate: a self-signed one is made at each start, which no client can verify"
@@ -58,13 +63,6 @@ def _of_listener(configuration: Configuration, listener: Listener) -> Iterator[t
 
 
 # --- Who may do what
-
-
-def everyone(listed: bool | Sequence[str]) -> bool:
-    """Whether an option that lists peers means all of them."""
-    if isinstance(listed, bool):
-        return listed
-    return any(entry == "*" or entry.endswith("/0") for entry in listed)
 
 
 def may_use_tls(options: Options) -> bool:
@@ -104,19 +102,40 @@ def _limits(options: Options) -> Iterator[tuple[str, str]]:
 
 def _recipients(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
     accept, routes = listener.access.accept, configuration.routes_of(listener)
-    if (accept is None or accept.open) and any(route.recipients.open for route in routes.all):
+    if (accept is None or accept.unbounded) and any(route.recipients.unbounded for route in routes.all):
         yield "accepts-everything", "mail for any address is taken: say which are yours (accept in [access])"
         return
     if listener.options.lmtp:
         return
-    own = accept.domains if accept is not None else {each for route in routes.all for each in route.recipients.domains}
     # RFC 5321 4.5.1: "Any system that includes an SMTP server supporting mail relaying or delivery MUST support the
-    # reserved mailbox "postmaster" as a case-insensitive local name." Without a domain it is that of the server's name.
-    for domain in sorted({*own, listener.options.name}):
-        address = f"postmaster@{domain}"
-        if (accept is not None and address not in accept) or not routes.of(address):
-            alone = " (RCPT TO:<postmaster> means it)" if domain == listener.options.name else ""
-            yield "no-postmaster", f"{address}{alone} is refused, and must be accepted (RFC 5321 4.5.1)"
+    # reserved mailbox "postmaster" as a case-insensitive local name." Only an exception takes it away.
+    recipients = Recipients(listener.options.name, routes, listener.access)
+    for address in sorted(recipients.postmasters):
+        if (accept is not None and accept.excludes(address)) or not recipients.routes(address):
+            yield "no-postmaster", f"{address} is refused by an exception, and must be accepted (RFC 5321 4.5.1)"
+
+
+def _without_effect(configuration: Configuration) -> Iterator[Doubt]:
+    """Yield what somebody wrote down for nothing."""
+    with_networks = [each for each in configuration.listeners if each.access.networks_given]
+    if with_networks and not any(map(_lets_networks_in, with_networks)):
+        where = tuple(each.address for each in with_networks)
+        yield Doubt("no-effect", where, f"networks changes nothing: {_why_not(with_networks[0])}")
+    with_senders = [each for each in configuration.listeners if each.access.looks_at_senders]
+    if with_senders and not any(offers_auth(each.options) or each.options.use_xclient for each in with_senders):
+        where = tuple(each.address for each in with_senders)
+        yield Doubt("no-effect", where, "senders changes nothing: it is about those who have logged in, and nobody can")
+
+
+def _lets_networks_in(listener: Listener) -> bool:
+    accept = listener.access.accept
+    return not listener.options.must_authenticate and accept is not None and not accept.all
+
+
+def _why_not(listener: Listener) -> str:
+    if listener.options.must_authenticate:
+        return "its clients have to log in too, as auth_optional = false says"
+    return "all clients may write to anyone, as no accept says to whom strangers may"
 
 
 # --- Certificates and files
@@ -156,6 +175,31 @@ def _pems(value: Any) -> Iterator[tuple[str, bytes]]:
 
 def _paths(value: Any) -> list[str]:
     return [each for each in _items(value) if isinstance(each, str) and not is_pem(each)]
+
+
+def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
+    """Yield what would stop ``serve`` on this host; it may be there on another."""
+    from pillarbox.users.accounts import parse_accounts
+    from pillarbox.users.htpasswd import HtpasswdUsers
+
+    user = configuration.program.user
+    if user is not None:
+        try:
+            account_named(user)
+        except ConfigurationError as error:
+            yield Doubt("no-user", (file or "--user",), f"serve would not start here: {error}")
+    for backend in configuration.users:
+        if not isinstance(backend.users, HtpasswdUsers):
+            continue
+        path = str(backend.users.path)
+        try:
+            problems = parse_accounts(backend.users.path.read_bytes()).problems
+        except FileNotFoundError:
+            problems = ["there is no such file: make it with 'pillarbox user add'"]
+        except OSError:  # who runs it may read more than who looks at it
+            continue
+        for problem in problems[:1]:
+            yield Doubt("users-file", (path,), f"serve would not start here: {problem}")
 
 
 def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:

@@ -44,7 +44,7 @@ def program(configuration: Configuration, arguments: Mapping[str, Any], file: st
     for name, value in _set(settings):
         argument = arguments.get(name) not in (None, ())
         source = f"--{name.replace('_', '-')}" if argument else f"{file}, [program]"
-        found.append(Value(name, value, source))
+        found.append(Value(name, _without_password(value) if name == "traces" else value, source))
     return found
 
 
@@ -149,8 +149,12 @@ def _without_secret(name: str, value: Any) -> Any:
         return [each if isinstance(each, str) and not is_pem(each) else "PEM text" for each in keys]
     if name == "sni_options":
         return sorted(value)
-    scheme, slashes, rest = str(value).partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if name == "rate_store" and slashes else MASK
+    return _without_password(str(value)) if name == "rate_store" and "://" in str(value) else MASK
+
+
+def _without_password(url: str) -> str:
+    scheme, slashes, rest = url.partition("://")
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
 def _set(settings: BaseModel | None) -> Iterator[tuple[str, Any]]:

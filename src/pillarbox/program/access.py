@@ -6,23 +6,27 @@ A client that has logged in, or comes from ``networks``, may write to anyone; al
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from pillarbox import ConfigurationError, Networks, Reject
-from pillarbox.program.patterns import Patterns, expression, normal
+from pillarbox.program.patterns import Patterns, checked, expression, lines, normal, normal_local
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterable
 
     from pillarbox import Address, Session
 
-__all__ = ["Access", "AccessSettings"]
+__all__ = ["Access", "AccessSettings", "everyone"]
 
 _EVERYONE = "*"  # the key of `senders` that stands for all users without one of their own
 _USER = "{user}"
+# No network of one's own is larger than 10.0.0.0/8, or fc00::/7; halves of the Internet are.
+_LARGEST = 7
 
 
 class AccessSettings(Settings):
@@ -59,12 +63,12 @@ class Access:
     @property
     def everywhere(self) -> bool:
         """Whether these are all clients there are."""
-        return any(network == _EVERYONE or network.endswith("/0") for network in self.settings.networks)
+        return everyone(self.settings.networks)
 
     @property
     def open_to_all(self) -> bool:
         """Whether anybody may write to anyone."""
-        return self.everywhere or self.accept is None or self.accept.open
+        return self.everywhere or self.accept is None or self.accept.unbounded
 
     def accepting(self, accept: list[str]) -> Access:
         """Return the same rules with other recipients that anyone may write to."""
@@ -98,21 +102,49 @@ class Access:
         raise Reject(550, "Error: relaying denied: log in, or write to an address of this server", enhanced="5.7.1")
 
 
+def everyone(listed: bool | Iterable[str]) -> bool:
+    """Whether a list of peers means all there are, or so many that there is no difference."""
+    if isinstance(listed, bool):
+        return listed
+    return any(each == "*" or ip_network(each, strict=False).prefixlen < _LARGEST for each in listed)
+
+
 class _Senders:
     """The reverse paths of one user: patterns, in which ``{user}`` stands for the user's name."""
 
     def __init__(self, patterns: list[str], folder: Path | None) -> None:
-        self._fixed = Patterns([pattern for pattern in patterns if _USER not in pattern], folder)
-        self._made = [pattern for pattern in patterns if _USER in pattern]
+        read = [_checked(pattern, place) for pattern, place in lines(patterns, folder or Path())]
+        wanted = [pattern for pattern in read if not pattern.startswith("!")]
+        # Nothing but exceptions: from everything, as in all lists of patterns.
+        self._wanted = _OfUser(wanted or ["*"] if read else [])
+        self._not_wanted = _OfUser([pattern[1:] for pattern in read if pattern.startswith("!")])
 
     def allow(self, address: str, user: str) -> bool:
-        if any(_of_user(pattern, user).fullmatch(normal(address)) for pattern in self._made):
-            return True
-        return bool(self._fixed.written) and address in self._fixed
+        return self._wanted.match(address, user) and not self._not_wanted.match(address, user)
+
+
+class _OfUser:
+    """Patterns of one kind, wanted or not: those with ``{user}``, and the others."""
+
+    def __init__(self, patterns: list[str]) -> None:
+        self._fixed = Patterns([pattern for pattern in patterns if _USER not in pattern])
+        self._made = [pattern for pattern in patterns if _USER in pattern]
+
+    def match(self, address: str, user: str) -> bool:
+        plain = normal(address)
+        return address in self._fixed or any(_of_user(pattern, user).fullmatch(plain) for pattern in self._made)
+
+
+def _checked(pattern: str, place: str) -> str:
+    """Return a pattern as it is compared; ``{user}`` stands for a name, or for a whole address."""
+    if _USER not in pattern:
+        return checked(pattern, place)
+    checked(pattern.replace(_USER, "user@host"), place)
+    body = pattern.strip().removeprefix("!")
+    return ("!" if pattern.strip() != body else "") + normal(body)
 
 
 def _of_user(pattern: str, user: str) -> re.Pattern[str]:
     """Return the expression for a pattern with ``{user}``: a user's name is no pattern, whatever stands in it."""
-    own = re.escape(normal(user))
-    parts = [own.join(map(re.escape, part.split(_USER))) for part in normal(pattern).split("*")]
-    return re.compile(expression(parts), re.DOTALL)
+    own = re.escape((normal if "@" in user else normal_local)(user))
+    return re.compile(expression(pattern, lambda part: own.join(map(re.escape, part.split(_USER)))), re.DOTALL)

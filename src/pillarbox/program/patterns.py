@@ -14,13 +14,9 @@ from typing import TYPE_CHECKING
 from pillarbox import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Patterns"]
-
-
-# Addresses that nobody has: who takes them takes those of everybody.
-_STRANGERS = tuple(f"pillarbox-stranger@nobody-has-this-name.{top}" for top in ("com", "net", "org", "example"))
+__all__ = ["Patterns", "checked", "expression", "lines", "normal", "normal_local"]
 
 
 class Patterns:
@@ -39,6 +35,13 @@ class Patterns:
         plain = normal(address)
         return plain in self._wanted and plain not in self._not_wanted
 
+    def __bool__(self) -> bool:
+        return bool(self._wanted)
+
+    def excludes(self, address: str) -> bool:
+        """Whether an exception takes an address away."""
+        return normal(address) in self._not_wanted
+
     @property
     def domains(self) -> frozenset[str]:
         """The domains that patterns name without ``*``."""
@@ -50,9 +53,9 @@ class Patterns:
         return self._wanted.all and not self._not_wanted
 
     @property
-    def open(self) -> bool:
-        """Whether addresses anywhere match, with or without exceptions: then they are no list of one's own."""
-        return any(address in self for address in _STRANGERS)
+    def unbounded(self) -> bool:
+        """Whether addresses of anybody's domains match: exceptions take nothing back from those that nobody listed."""
+        return self._wanted.unbounded
 
 
 class _Set:
@@ -60,6 +63,7 @@ class _Set:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.all = False
+        self.unbounded = False
         self._addresses: set[str] = set()
         self._domains: set[str] = set()
         others: list[str] = []
@@ -72,7 +76,8 @@ class _Set:
             elif at and local == "*" and "*" not in domain:
                 self._domains.add(domain)
             else:
-                others.append(expression([re.escape(part) for part in pattern.split("*")]))
+                others.append(expression(pattern))
+            self.unbounded = self.unbounded or _is_unbounded(domain)
         self._others = re.compile("|".join(others), re.DOTALL) if others else None
 
     @property
@@ -91,45 +96,82 @@ class _Set:
         return self.all or bool(self._addresses or self._domains or self._others)
 
 
-def expression(parts: list[str]) -> str:
+# Top-level domains under which there is nothing of strangers (RFC 6761 and 6762, and ICANN's "internal").
+_PRIVATE = ("corp", "home", "internal", "intranet", "invalid", "lan", "local", "localhost", "private", "test")
+
+
+def _is_unbounded(domain: str) -> bool:
+    """Whether a pattern's domain, or a pattern without @, stands for domains of many owners: ``*``, ``*.com``."""
+    _, star, end = domain.rpartition("*")
+    return bool(star) and "." not in end.lstrip(".") and end.lstrip(".") not in _PRIVATE
+
+
+def expression(pattern: str, literal: Callable[[str], str] = re.escape) -> str:
+    """Return the regular expression for a pattern; literal: makes one of the text between its stars."""
+    local, at, domain = pattern.rpartition("@")
+    if not at:
+        return _expression([literal(part) for part in pattern.split("*")], ".*")
+    # Without its own @ for the domain, `*@mx.*` would also mean "x@mx."@example.org: a local part may hold any text.
+    return (
+        _expression([literal(part) for part in local.split("*")], ".*")
+        + "@"
+        + _expression([literal(part) for part in domain.split("*")], "[^@]*")
+    )
+
+
+def _expression(parts: list[str], run: str) -> str:
     """Return the regular expression for parts with any run of characters between them; it takes linear time."""
     if len(parts) == 1:
         return parts[0]
     # Atomic groups, as in the library's fnmatch: where each part is found first is as good as any other place.
-    between = "".join(f"(?>.*?{part})" for part in parts[1:-1])
-    return f"{parts[0]}{between}.*{parts[-1]}"
+    between = "".join(f"(?>{run}?{part})" for part in parts[1:-1])
+    return f"{parts[0]}{between}{run}{parts[-1]}"
 
 
 def normal(address: str) -> str:
     """Return the form in which addresses and patterns are compared."""
     # Domains have no case (RFC 5321 2.4); local parts have one by the letter, but nowhere two owners for it. A domain
-    # in A-labels is the same as in U-labels (RFC 5890 2.3.2.1).
-    local, at, domain = unicodedata.normalize("NFC", address).casefold().rpartition("@")
+    # in A-labels is the same as in U-labels (RFC 5890 2.3.2.1), but "strasse" is another one than "straße" (RFC 5894
+    # 7.2), whatever casefold() says.
+    local, at, domain = address.rpartition("@")
+    domain = unicodedata.normalize("NFC", domain).lower()
     if "xn--" in domain:
         domain = _unicode(domain)
-    return local + at + domain
+    return normal_local(local) + at + domain
+
+
+def normal_local(local: str) -> str:
+    """Return the form in which local parts are compared."""
+    # Not casefold(): "strasse" and "straße" may be two users.
+    return unicodedata.normalize("NFC", local).lower()
 
 
 def _unicode(domain: str) -> str:
     import idna
 
     try:
-        return unicodedata.normalize("NFC", idna.decode(domain)).casefold()
+        return unicodedata.normalize("NFC", idna.decode(domain)).lower()
     except (idna.IDNAError, UnicodeError):
         return domain
 
 
 def _read(patterns: Iterable[str], folder: Path) -> Iterator[str]:
+    for pattern, place in lines(patterns, folder):
+        yield checked(pattern, place)
+
+
+def lines(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield patterns, also those of files, each with its place for an error; raise ConfigurationError."""
     for pattern in patterns:
         name = pattern.partition("file:")[2] if pattern.startswith("file:") else ""
         if not name:
-            yield _checked(pattern, repr(pattern))
+            yield pattern, repr(pattern)
             continue
         path = folder / Path(name).expanduser()
         for number, line in enumerate(_lines(path), 1):
             written = line.partition("#")[0].strip()
             if written:
-                yield _checked(written, f"{path}, line {number}")
+                yield written, f"{path}, line {number}"
 
 
 def _lines(path: Path) -> list[str]:
@@ -141,7 +183,8 @@ def _lines(path: Path) -> list[str]:
         raise ConfigurationError(f"{path}: is not UTF-8") from error
 
 
-def _checked(pattern: str, place: str) -> str:
+def checked(pattern: str, place: str) -> str:
+    """Return a pattern in the form in which it is compared; raise ConfigurationError for what is none."""
     plain = pattern.strip()
     body = plain.removeprefix("!")
     if not body or any(c.isspace() for c in body):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pillarbox import ConfigurationError
 
-__all__ = ["Account", "account"]
+__all__ = ["Account", "account", "account_named"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,15 @@ class Account:
 
 
 def account(user: str) -> Account:
-    """Return the account that ``user`` or ``user:group`` names; raise ConfigurationError where that cannot be."""
+    """Return the account to become; raise ConfigurationError where there is none, or this process cannot become it."""
+    found = account_named(user)
+    if os.geteuid() not in (0, found.uid):
+        raise ConfigurationError(f"user: only root can become {found.name}: start as root, or leave user out")
+    return found
+
+
+def account_named(user: str) -> Account:
+    """Return the account that ``user`` or ``user:group`` names; raise ConfigurationError where there is none."""
     if sys.platform == "win32":
         raise ConfigurationError("user: Windows has no such change of user: use a service account")
     import grp
@@ -40,16 +48,19 @@ def account(user: str) -> Account:
     name, colon, group = user.partition(":")
     try:
         entry = pwd.getpwuid(int(name)) if name.isdecimal() else pwd.getpwnam(name)
-    except KeyError:
+    except (KeyError, OverflowError, ValueError):  # a number that is too large, a name with a NUL
         raise ConfigurationError(f"user: there is no user {name!r} on this host") from None
     try:
-        gid = entry.pw_gid if not colon else int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
-    except KeyError:
+        gid = entry.pw_gid if not colon else _number(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+    except (KeyError, ValueError):
         raise ConfigurationError(f"user: there is no group {group!r} on this host") from None
-    found = Account(entry.pw_name, entry.pw_uid, gid)
-    if os.geteuid() not in (0, found.uid):
-        raise ConfigurationError(f"user: only root can become {entry.pw_name}: start as root, or leave user out")
-    return found
+    return Account(entry.pw_name, entry.pw_uid, gid)
+
+
+def _number(group: str) -> int:
+    if int(group) >= 1 << 32:
+        raise ValueError
+    return int(group)
 
 
 def _can_return() -> bool:

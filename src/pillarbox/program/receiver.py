@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import DNSResolver, HostNames, Reject, log_fields, received_header, return_path_header
 from pillarbox.deliver import unavailable
 from pillarbox.program.fanout import Delivered, deliver, one_reply, outcome
+from pillarbox.program.recipients import Recipients
 
 if TYPE_CHECKING:
     from pillarbox import Address, MessageStream, Recipient, Session
@@ -57,21 +58,14 @@ class _Hooks:
     def __init__(self, receiver: Receiver, name: str, routes: Routes, access: Access) -> None:
         self._receiver = receiver
         self._name = name
-        self._routes = routes
+        self._recipients = Recipients(name, routes, access)
         self._access = access
 
     def on_mail_from(self, sender: Address, session: Session) -> None:
         self._access.check_sender(sender, session)
 
     async def on_rcpt_to(self, recipient: Recipient, session: Session) -> None:
-        # RFC 5321 4.5.1: "SMTP systems are expected to make every reasonable effort to accept mail directed to
-        # Postmaster", and RCPT may name it without a domain.
-        address = recipient.address if "@" in recipient.address else f"{recipient.address}@{self._name}"
-        self._access.check_recipient(address, session)
-        routes = self._routes.of(address)
-        if not routes:
-            raise Reject(550, "Error: no such recipient here", enhanced="5.1.1")
-        for route in routes:
+        for route in self._recipients.check(recipient.address, session):
             if route.target.verifies and not route.optional:
                 await _verified(route, recipient, session)
 
@@ -84,7 +78,7 @@ class _Hooks:
             return final if part.route.target.final else trace
 
         try:
-            deliveries = await deliver(self._routes.parts(recipients), session, stream, head)
+            deliveries = await deliver(self._recipients.parts(recipients), session, stream, head)
         except Reject as refusal:
             _log_message(session, stream, "refused: %s", str(refusal))
             raise
@@ -146,7 +140,8 @@ def _log_each(session: Session, stream: MessageStream, answers: list[str | Rejec
 
 
 def _places(answers: list[str | Reject]) -> list[str]:
-    return list(dict.fromkeys(answer for answer in answers if isinstance(answer, str)))
+    # What several targets said of a recipient is one text; a place that several recipients share is named once.
+    return list(dict.fromkeys(place for answer in answers if isinstance(answer, str) for place in answer.split(", ")))
 
 
 def _log_message(session: Session, stream: MessageStream, outcome: str, *parts: str) -> None:

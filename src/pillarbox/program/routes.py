@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pillarbox.program.patterns import Patterns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from pillarbox import Recipient
     from pillarbox.deliver import Target
@@ -51,19 +51,8 @@ class Routes:
         there = [route for route in routes if not route.listeners or listener in route.listeners]
         self.all = tuple(sorted(there, key=lambda route: route.optional))
         self.take_all = any(route.recipients.all for route in self.all)
-        self._simple = len(self.all) == 1 and self.take_all
+        self.simple = self.all[0] if len(self.all) == 1 and self.take_all else None
 
     def of(self, recipient: str) -> list[Route]:
         """Return the routes of one recipient."""
         return [route for route in self.all if recipient in route.recipients]
-
-    def parts(self, recipients: Sequence[Recipient]) -> list[Part]:
-        """Return who has to do what for a message."""
-        if self._simple:
-            return [Part(self.all[0], tuple(recipients))]
-        parts = []
-        for route in self.all:
-            own = tuple(recipient for recipient in recipients if recipient.address in route.recipients)
-            if own:
-                parts.append(Part(route, own))
-        return parts

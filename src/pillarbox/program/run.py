@@ -27,6 +27,7 @@ __all__ = [
     "ProgramFailed",
     "StopSignals",
     "give_up_root",
+    "hear_hangup",
     "loop_factory",
     "on_hangup",
     "read_again",
@@ -76,6 +77,7 @@ class Process:
 
     def __init__(self) -> None:
         self._signals = StopSignals()
+        self._hangup = hear_hangup()
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         """Return what is listened on, for each listener of the configuration."""
@@ -96,7 +98,7 @@ class Process:
         """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(lambda: read_again(running.configuration, running.reload))
+        on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
         for address in running.server.addresses:
             _log.info("listening on %s", address_text(address))
         systemd.notify("READY=1")
@@ -132,14 +134,30 @@ async def serve(configuration: Configuration, process: Process | None = None) ->
 
 async def _serve(running: Running, bound: Sequence[BoundSockets], process: Process, pages: BoundSockets | None) -> None:
     watching = asyncio.create_task(process.watch(running))
+    stopped = asyncio.create_task(process.stopped())
     try:
         await process.observe(running.observed, pages)
-        await running.start(bound)
-        process.ready(running)
-        await process.stopped()
+        if await _started(running, bound, stopped):
+            process.ready(running)
+            await stopped
     finally:
         watching.cancel()
+        stopped.cancel()
         await running.close()
+
+
+async def _started(running: Running, bound: Sequence[BoundSockets], stopped: asyncio.Task[None]) -> bool:
+    """Start; return False where the end comes first: a target may wait for a server that does not answer."""
+    starting = asyncio.create_task(running.start(bound))
+    try:
+        await asyncio.wait({starting, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            return False
+        await starting
+        return True
+    finally:
+        if starting.cancel():
+            await asyncio.wait([starting])
 
 
 def give_up_root(configuration: Configuration) -> Configuration:
@@ -170,6 +188,9 @@ async def _tried(reloading: Awaitable[object]) -> bool:
     except ConfigurationError as error:
         _log.error("not reloaded, all stays as it was: %s", error)
         return False
+    except Exception as error:  # noqa: BLE001 - a target or users of one's own: later changes must still come
+        _log.error("not reloaded: %s: %s", type(error).__name__, error, exc_info=error)
+        return False
     return True
 
 
@@ -177,7 +198,11 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
     """Read the configuration file again, and go over to what stands there."""
 
     async def reading() -> None:
-        await reload(configuration.again())
+        new = configuration.again()
+        fixed = new.fixed_unlike(configuration)
+        await reload(new.with_fixed_of(configuration) if fixed else new)
+        if fixed:
+            _log.warning("needs a restart, and stays as it was: %s in [program]", ", ".join(fixed))
         _log.info("reloaded")
 
     systemd.reloading()
@@ -185,13 +210,16 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
     systemd.notify("READY=1")
 
 
-def on_hangup(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Let SIGHUP begin this, once at a time; what comes meanwhile lets it begin again."""
-    if not hasattr(signal, "SIGHUP"):
-        return
-    loop = asyncio.get_running_loop()
+def hear_hangup() -> asyncio.Event:
+    """Return what SIGHUP sets from now on: one that comes before all is ready would end the program."""
     asked = asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, asked.set)
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+    return asked
+
+
+def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again."""
 
     async def forever() -> None:
         while True:
@@ -199,7 +227,7 @@ def on_hangup(read: Callable[[], Coroutine[Any, Any, None]]) -> None:
             asked.clear()
             await read()
 
-    task = loop.create_task(forever())
+    task = asyncio.get_running_loop().create_task(forever())
     _kept.add(task)
 
 

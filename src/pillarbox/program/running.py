@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, SMTPServer
@@ -19,7 +20,7 @@ from pillarbox.program.systemd import handed_over
 from pillarbox.users import Chain
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from pillarbox import Session
     from pillarbox.cli.config import Configuration, Listener
@@ -38,9 +39,11 @@ class Running:
 
     def __init__(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
         self.configuration = configuration
-        self._more = {**options, "logger": False}  # the program shows all records itself: else they came twice
+        self._given = options
+        self._changing = asyncio.Lock()  # one change after the other: SIGHUP, and files that are new
+        self._changes: asyncio.Task[Any] | None = None  # who has it
         try:
-            self.server = SMTPServer(configuration.options, **self._more, **logins(configuration))
+            self.server = SMTPServer(configuration.options, **self._more(configuration), **logins(configuration))
         except ConfigurationError as error:  # a key that cannot be read
             raise configuration.located(error) from error
         self.receiver = Receiver()
@@ -51,21 +54,49 @@ class Running:
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
         """Start targets and users, and then accept connections; sockets: for each listener what was bound."""
+        async with self._changing:
+            await self._start(sockets)
+
+    async def _start(self, sockets: Sequence[BoundSockets | None]) -> None:
         await self._start_all(_parts(self.configuration))
         _check_methods(self.configuration)
         for (key, listener), bound in zip(_keyed(self.configuration.listeners), sockets, strict=True):
             await self._listen(self.configuration, key, listener, bound)
         self.observed.state = ""
 
-    async def reload(self, configuration: Configuration) -> None:
-        """Go over to another configuration; raise ConfigurationError where that cannot be, and change nothing."""
+    async def reload(self, configuration: Configuration, options: Mapping[str, Any] | None = None) -> None:
+        """Go over to another configuration; raise ConfigurationError where that cannot be, and change nothing.
+
+        options: in place of those that were given at first.
+        """
+        async with self._change():
+            await self._go_over(configuration, self._given if options is None else options)
+
+    async def renew(self) -> None:
+        """Read keys and certificates again; raise ConfigurationError where they cannot be used, and keep the old."""
+        async with self._change():
+            # Here, and not before: a reload that was under way may have brought another configuration.
+            await self._go_over(self.configuration.with_files_again(), self._given)
+
+    @asynccontextmanager
+    async def _change(self) -> AsyncIterator[None]:
+        async with self._changing:
+            self._changes = asyncio.current_task()
+            try:
+                yield
+            finally:
+                self._changes = None
+
+    async def _go_over(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
         configuration = self._with_running(configuration)
         new = [(part, source) for part, source in _parts(configuration) if part not in self._started]
         await self._start_all(new)
+        before, self._given = self._given, options
         try:
             _check_methods(configuration)
-            await self._change(configuration)
+            await self._change_listeners(configuration)
         except BaseException:
+            self._given = before
             await self._close_all(part for part, _ in new)
             raise
         kept = {id(part) for part, _ in _parts(configuration)}
@@ -77,13 +108,12 @@ class Running:
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    async def renew(self) -> None:
-        """Read keys and certificates again; raise ConfigurationError where they cannot be used, and keep the old."""
-        await self.reload(self.configuration.with_files_again())
-
     async def close(self) -> None:
         """Stop accepting, let running transactions finish, and give back everything."""
         self.observed.state = "closing"
+        if self._changes is not None:  # what it would start nobody would close
+            self._changes.cancel()
+        await self._changing.acquire()
         await self.server.close()
         await self.receiver.close()
         for task in self._retiring:
@@ -149,7 +179,7 @@ class Running:
         except (ConfigurationError, OSError, ValueError) as error:
             raise cannot_listen(listener, error) from error
 
-    async def _change(self, configuration: Configuration) -> None:
+    async def _change_listeners(self, configuration: Configuration) -> None:
         """Change options and handlers of the listeners that stay, add and remove the others."""
         wanted = _keyed(configuration.listeners)
         added = [(key, listener) for key, listener in wanted if key not in self._bound]
@@ -166,16 +196,23 @@ class Running:
         for key in [key for key in before if key not in dict(wanted)]:
             await self.server.stop_listening(self._bound.pop(key))
 
+    def _more(self, configuration: Configuration) -> dict[str, Any]:
+        """Return the server's options beside those of a configuration."""
+        given = self._given
+        if configuration.options.cert is not None:  # the one that was made for all workers is for those without one
+            given = {name: value for name, value in given.items() if name not in ("key", "cert")}
+        return {**given, "logger": False}  # the program shows all records itself: else they came twice
+
     def _reload(self, configuration: Configuration) -> None:
         own: dict[Any, Any] = {
             self._bound[key]: self._overrides(configuration, listener)
             for key, listener in _keyed(configuration.listeners)
             if key in self._bound
         }
-        # The certificate that was made for all workers is for a configuration without one.
-        more = self._more if configuration.options.cert is None else {"logger": False}
         try:
-            self.server.reload(configuration.options, listeners=own, **more, **logins(configuration))
+            self.server.reload(
+                configuration.options, listeners=own, **self._more(configuration), **logins(configuration)
+            )
         except ConfigurationError as error:
             raise configuration.located(error) from error
 

@@ -19,7 +19,7 @@ class Settings(BaseModel):
     Secrets are declared as ``pydantic.SecretStr``: neither an error nor a print shows them.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     @classmethod
     def from_table(cls, table: Mapping[str, Any]) -> Self:

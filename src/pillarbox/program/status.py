@@ -5,6 +5,7 @@ Served by aiohttp in the event loop of the program (the extra ``metrics``).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,7 @@ class Status:
         """Raise ConfigurationError where the extra is not installed."""
         try:
             from aiohttp import web
+            from aiohttp.http_exceptions import HttpProcessingError
 
             from pillarbox.program.page import page
         except ImportError as error:
@@ -40,6 +42,9 @@ class Status:
         self._collect = collect
         self._page = page
         self._web = web
+        self._logger = logging.getLogger("aiohttp.server")
+        # What is no HTTP gets 400: a scan of ports is to leave no tracebacks in the log.
+        self._quiet = lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
         app = web.Application(client_max_size=_LARGEST_REQUEST)
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
@@ -48,6 +53,7 @@ class Status:
 
     async def start(self, sockets: BoundSockets) -> None:
         """Answer on these sockets."""
+        self._logger.addFilter(self._quiet)
         await self._runner.setup()
         for sock in sockets.sockets:
             await self._web.SockSite(self._runner, sock).start()
@@ -55,6 +61,7 @@ class Status:
     async def close(self) -> None:
         """Answer no more."""
         await self._runner.cleanup()
+        self._logger.removeFilter(self._quiet)
 
     async def _metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._page(await self._collect(), request.headers.get("Accept", ""))

@@ -92,6 +92,9 @@ class Traces:
     def _connect(self, inner: Callable[..., Any] | None) -> Callable[..., Any]:
         async def on_connect(session: Session) -> Any:
             facts = _facts(session)
+            if _SESSION in session.state:  # asked again after XCLIENT, which says who the client is
+                session.state[_SESSION].set_attributes(facts)
+                return await _answer(inner, session)
             span = self._tracer.start_span("SMTP session", kind=self._api.SpanKind.SERVER, attributes=facts)
             session.state[_SESSION] = span
             return await _answer(inner, session)

@@ -133,11 +133,11 @@ class Worker(Process):
         self._running.set_result(running)
         self.channel.tell("ready")
 
-    async def _reload(self, snapshot: Mapping[str, Any]) -> str:
+    async def _reload(self, snapshot: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Change the configuration, once there is one; return what is wrong with the new one."""
         running = await self._running
         try:
-            await running.reload(self.configure(snapshot))
+            await running.reload(self.configure(snapshot), {**self.options, **options})
         except ConfigurationError as error:
             return str(error)
         return ""

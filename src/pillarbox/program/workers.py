@@ -26,7 +26,7 @@ from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Workers
 from pillarbox.program.privileges import account
-from pillarbox.program.run import ProgramFailed, StopSignals, on_hangup, read_again, watch_files
+from pillarbox.program.run import ProgramFailed, StopSignals, hear_hangup, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
 from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
@@ -59,13 +59,14 @@ class Supervisor:
         self.stopping = False
         self.deaths = 0  # before all were ready
         self._bound: list[BoundSockets] = []
-        self._options: asyncio.Task[dict[str, Any]] | None = None
+        self._made: asyncio.Task[dict[str, Any]] | None = None
+        self._changing = asyncio.Lock()
         self._all_ready: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM; raise ConfigurationError where that cannot begin."""
         self._all_ready = asyncio.get_running_loop().create_future()
-        signals = StopSignals(self._kill)
+        signals, self._hangup = StopSignals(self._kill), hear_hangup()
         stopped = asyncio.create_task(signals.stopped())
         watching = asyncio.create_task(self._watch())
         try:
@@ -97,13 +98,28 @@ class Supervisor:
 
         Addresses and the number of workers stay as they are.
         """
+        async with self._changing:
+            await self._go_over(configuration)
+
+    async def renew(self) -> None:
+        """Give all workers keys and certificates as they are in their files now; raises ConfigurationError."""
+        async with self._changing:
+            # Here, and not before: a reload that was under way may have brought another configuration.
+            await self._go_over(self.configuration.with_files_again())
+
+    async def _go_over(self, configuration: Configuration) -> None:
         if _addresses(configuration) != _addresses(self.configuration):
             raise ConfigurationError("other addresses than before: with workers they need a restart")
         before, self.configuration = self.configuration, self._for_workers(configuration)
-        problems = [problem for problem in await self.ask("reload", dict(self.configuration.snapshot)) if problem]
-        if problems:
+        options = await self.options()
+        try:
+            problems = await self.ask("reload", dict(self.configuration.snapshot), options)
+        except BaseException:
             self.configuration = before
-            await self.ask("reload", dict(before.snapshot))  # those that could have it go back
+            raise
+        if problems := [problem for problem in problems if problem]:
+            self.configuration = before
+            await self.ask("reload", dict(before.snapshot), options)  # those that could have it go back
             raise ConfigurationError(str(problems[0]))
         log_to_stderr(configuration.program)
 
@@ -115,7 +131,7 @@ class Supervisor:
         return configuration.with_files_read()
 
     async def _watch(self) -> None:
-        await watch_files(lambda: self.configuration.files, lambda: self.reload(self.configuration.with_files_again()))
+        await watch_files(lambda: self.configuration.files, self.renew)
 
     async def ask(self, name: str, *arguments: Any) -> list[Any]:
         """Ask all workers that are there, and return their answers; one that dies meanwhile has none."""
@@ -127,9 +143,11 @@ class Supervisor:
 
     async def options(self) -> dict[str, Any]:
         """Return options of the workers' servers beside those of the configuration: made once, while they start."""
-        if self._options is None:
-            self._options = asyncio.create_task(asyncio.to_thread(_certificate, self.configuration))
-        return await asyncio.shield(self._options)
+        if self._made is None:
+            if not _needs_certificate(self.configuration):
+                return {}
+            self._made = asyncio.create_task(asyncio.to_thread(_certificate))
+        return await asyncio.shield(self._made)
 
     @property
     def descriptors(self) -> list[list[int]]:
@@ -155,7 +173,7 @@ class Supervisor:
     def _announce(self) -> None:
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(lambda: read_again(self.configuration, self.reload))
+        on_hangup(self._hangup, lambda: read_again(self.configuration, self.reload))
         _log.info("%d workers: %s", len(self.workers), ", ".join(f"{slot.name}" for slot in self.workers))
         for bound in self._bound:
             for address in bound.addresses:
@@ -363,12 +381,15 @@ def _exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
     return exited
 
 
-def _certificate(configuration: Configuration) -> dict[str, Any]:
-    """Return key and certificate for workers that would each make their own; nothing where none is needed."""
+def _needs_certificate(configuration: Configuration) -> bool:
+    """Whether each worker would make one of its own."""
     options = [listener.options for listener in configuration.listeners]
-    if configuration.options.cert is not None or not any(
+    return configuration.options.cert is None and any(
         o.cert is None and ("STARTTLS" not in o.disabled_commands or (o.secure and not o.secured)) for o in options
-    ):
-        return {}
+    )
+
+
+def _certificate() -> dict[str, Any]:
+    """Return key and certificate for all workers."""
     key, cert = self_signed_certificate()
     return {"key": key.decode(), "cert": cert.decode()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillarbox import ScramKeys
 from pillarbox.users.contract import PASSWORD_METHODS, Users
@@ -54,7 +54,7 @@ class Chain:
             return None
         for backend in self.backends:
             if auth.method in backend.methods():
-                user = await backend.authenticate(auth, session)
+                user = _name(await backend.authenticate(auth, session), backend)
                 if user is not None:
                     return user
         return None
@@ -74,8 +74,15 @@ class Chain:
         backend = session.state.pop(_GAVE_KEYS, None)
         if backend is None or not auth.verified:
             return None
-        user: str | None = await backend.authenticate(auth, session)
+        return _name(await backend.authenticate(auth, session), backend)
+
+
+def _name(user: Any, backend: Users) -> str | None:
+    """Return what a backend says; raise TypeError where it is no name: rules, folders and headers are made of it."""
+    if user is None or (isinstance(user, str) and user and user.isprintable()):
         return user
+    what = "a text that cannot be a name" if isinstance(user, str) else type(user).__name__
+    raise TypeError(f"{backend.url}: authenticate returned {what}, not the user's name or None")
 
 
 def _is_scram(method: str) -> bool:

@@ -1,0 +1,85 @@
+"""Which recipients a listener takes from whom, and which targets get them: the rules and the routes together.
+
+What nobody has to write down is here too: the postmaster.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pillarbox import Reject
+from pillarbox.program.patterns import normal
+from pillarbox.program.routes import Part
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pillarbox import Recipient, Session
+    from pillarbox.program.access import Access
+    from pillarbox.program.routes import Route, Routes
+
+__all__ = ["Recipients"]
+
+
+class Recipients:
+    """The recipients of one listener, that calls itself ``name``."""
+
+    def __init__(self, name: str, routes: Routes, access: Access) -> None:
+        self._name, self._routes, self._access = name, routes, access
+        self.postmasters = frozenset(normal(f"postmaster@{domain}") for domain in self._own_domains())
+
+    def _own_domains(self) -> set[str]:
+        """Return the domains whose postmaster is here: none where strangers may write to nobody."""
+        accept = self._access.accept
+        if accept is None or accept.all:
+            named = {domain for route in self._routes.all for domain in route.recipients.domains}
+        elif accept:
+            named = set(accept.domains)
+        else:
+            return set()
+        return {*named, self._name}
+
+    def full(self, address: str) -> str:
+        """Return an address with a domain."""
+        # RFC 5321 4.5.1: "... as well as the special case of "RCPT TO:<Postmaster>" (with no domain specification),
+        # MUST be supported."
+        return address if "@" in address else f"{address}@{self._name}"
+
+    def check(self, address: str, session: Session) -> list[Route]:
+        """Return the routes of a recipient; raise Reject for one that this client may not write to."""
+        full = self.full(address)
+        if not self._is_postmaster(full):
+            self._access.check_recipient(full, session)
+        routes = self.routes(address)
+        if not routes:
+            raise Reject(550, "Error: no such recipient here", enhanced="5.1.1")
+        return routes
+
+    def routes(self, address: str) -> list[Route]:
+        """Return the routes of a recipient."""
+        full = self.full(address)
+        found = self._routes.of(full)
+        if found or not self._is_postmaster(full):
+            return found
+        # RFC 5321 4.5.1: "SMTP systems are expected to make every reasonable effort to accept mail directed to
+        # Postmaster from any other system on the Internet." Who gets the mail of that domain gets this too.
+        domain = normal(full).rpartition("@")[2]
+        there = [route for route in self._routes.all if not route.recipients.excludes(full)]
+        return [route for route in there if domain in route.recipients.domains] or there[:1]
+
+    def parts(self, recipients: Sequence[Recipient]) -> list[Part]:
+        """Return who has to do what for a message."""
+        if self._routes.simple is not None:
+            return [Part(self._routes.simple, tuple(recipients))]
+        chosen = [(recipient, self.routes(recipient.address)) for recipient in recipients]
+        parts = []
+        for route in self._routes.all:
+            own = tuple(recipient for recipient, routes in chosen if any(each is route for each in routes))
+            if own:
+                parts.append(Part(route, own))
+        return parts
+
+    def _is_postmaster(self, full: str) -> bool:
+        """Whether this is a postmaster whom nobody has excepted by name or pattern."""
+        accept = self._access.accept
+        return normal(full) in self.postmasters and not (accept is not None and accept.excludes(full))
