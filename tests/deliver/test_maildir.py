@@ -12,12 +12,14 @@ import stat
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from messages import Begun, begun, session_for
 from pillarbox import MessageStream
 from pillarbox.deliver import Message, maildir
+from pillarbox.deliver.disk import Threads
 from pillarbox.deliver.maildir import BUFFER, STALE, Maildir
 from pillarbox.errors import ConfigurationError, Reject
 from pillarbox.session import Session
@@ -193,12 +195,12 @@ class TestDelivery:
     async def test_a_small_message_changes_threads_once(self, box: Maildir, monkeypatch: pytest.MonkeyPatch) -> None:
         calls = []
 
-        async def counted(work: object, *args: object) -> object:
-            calls.append(work)
-            return await original(work, *args)  # type: ignore[arg-type]
+        def counted(threads: Threads, *args: Any) -> Any:
+            calls.append(args)
+            return original(threads, *args)
 
-        original = asyncio.to_thread
-        monkeypatch.setattr(asyncio, "to_thread", counted)
+        original = Threads.submit
+        monkeypatch.setattr(Threads, "submit", counted)
         await (await begun(box, *[b"x" * 1000] * 100)).commit()
         assert len(calls) == 1
 

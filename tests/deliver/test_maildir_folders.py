@@ -116,6 +116,19 @@ class TestSeveralRecipients:
         assert len({each.st_ino for each in status}) == 3
         assert {stat.S_IMODE(each.st_mode) for each in status} == {0o600}
 
+    async def test_links_that_lead_round_in_a_circle(
+        self, boxes: Boxes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        await boxes().start()
+        (tmp_path / "mail" / "example.com").symlink_to("example.com")
+        with pytest.raises(Reject) as refused:
+            await answers(boxes(), session_for(*THREE))
+        assert (refused.value.code, refused.value.enhanced) == (451, "4.3.0")
+        [record] = caplog.records
+        assert record.exc_info is None
+        assert str(tmp_path) in record.getMessage()
+        assert stored(tmp_path) == {}
+
     async def test_large(self, boxes: Boxes, tmp_path: Path) -> None:
         box = boxes()
         await box.start()

@@ -23,7 +23,7 @@ import pytest
 from doveadm import doveadm
 from messages import begun, message, session_for
 from pillarbox import ConfigurationError, Recipient, Reject, Session
-from pillarbox.deliver import target_from_url
+from pillarbox.deliver import mboxfile, target_from_url
 from pillarbox.deliver.mbox import Mbox
 from pillarbox.deliver.mboxfile import STALE, MboxFile
 from pillarbox.deliver.mboxformat import Quoted, from_line
@@ -107,6 +107,19 @@ class TestStart:
 
 def contents_or_none(path: Path) -> list[bytes]:
     return contents(path) if path.stat().st_size else []
+
+
+async def test_a_new_file_is_in_its_folder_for_good(
+    box: Mbox, boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it was made long before its first message: at the start, or while another program was at it."""
+    made: list[Path] = []
+    monkeypatch.setattr(mboxfile, "sync_folder", made.append)
+    mbox_file(tmp_path).unlink()
+    await boxes().start()
+    assert made == [tmp_path / "mail"]
+    await box.deliver(message(CONTENT))
+    assert made == [tmp_path / "mail"]
 
 
 class TestFormat:
@@ -199,6 +212,20 @@ class TestRecipients:
         (tmp_path / "mail" / "joe").mkdir()
         await target.deliver(message(CONTENT, session=session_for("info@x.example", "joe@x.example")))
         assert contents(tmp_path / "mail" / "joe" / "box") == [STORED]
+
+    async def test_links_that_lead_round_in_a_circle(
+        self, boxes: Boxes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        target = boxes("{local}/box")
+        await target.start()
+        (tmp_path / "mail" / "a").symlink_to("a")
+        with pytest.raises(Reject) as refused:
+            await target.deliver(message(CONTENT, session=session_for("b@example.com", "a@example.com")))
+        assert (refused.value.code, refused.value.enhanced) == (451, "4.3.0")
+        [record] = caplog.records
+        assert record.exc_info is None
+        assert str(tmp_path) in record.getMessage()
+        assert not (tmp_path / "mail" / "b" / "box").exists()
 
     async def test_in_smtp_all_or_nobody(self, boxes: Boxes, tmp_path: Path) -> None:
         target = boxes("{local}")

@@ -619,6 +619,7 @@ def _foreign_write(path: Path, number: int) -> None:
 def held(target: Target) -> Iterator[None]:
     """Hold the target's thread."""
     assert isinstance(target, SQLite)
+    assert target._thread is not None
     go_on = threading.Event()
     target._thread.submit(go_on.wait, 10)
     try:

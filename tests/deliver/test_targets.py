@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from messages import message
+from pillarbox import Recipient, Session
 from pillarbox.deliver import Target, known_schemes, target_class, target_from_url
 from pillarbox.deliver.discard import Discard
 from pillarbox.deliver.maildir import Maildir
@@ -14,6 +15,9 @@ from pillarbox.deliver.mbox import Mbox
 from pillarbox.deliver.pipe import Pipe
 from pillarbox.deliver.stdout import Stdout
 from pillarbox.errors import ConfigurationError
+from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.receiver import Receiver
+from pillarbox.program.routes import Route, Routes
 
 
 class TestTable:
@@ -39,6 +43,44 @@ class TestTable:
         assert list(known_schemes()) == sorted(known_schemes())
         for scheme in set(known_schemes()) - {"python"}:  # which has a class for each URL
             assert issubclass(target_class(f"{scheme}:"), Target)
+
+    @pytest.mark.parametrize(
+        ("url", "settings", "verifies"),
+        [
+            ("discard:", {}, False),
+            ("http://x.example/", {}, False),
+            ("http://x.example/", {"max_size": 1000}, True),
+            ("lmtp://x.example", {}, True),
+            ("maildir:x", {}, False),
+            ("maildir:x", {"quota": 1000}, True),
+            ("maildir:{local}", {}, True),  # not every address can be a folder
+            ("mbox:x", {}, False),
+            ("mbox:x", {"create": False}, True),
+            ("mbox:{local}", {}, True),
+            ("pipe:cat", {}, False),
+            ("pipe:cat {user}", {}, True),
+            ("smtp://x.example", {}, False),
+            ("smtp://x.example", {"verify": True}, True),
+            ("sqlite:x", {}, False),
+            ("stdout:", {}, False),
+        ],
+    )
+    def test_rcpt_costs_nothing_where_nothing_is_verified(
+        self, url: str, settings: dict[str, object], verifies: bool
+    ) -> None:
+        target = target_from_url(url, settings)
+        assert target.verifies is verifies
+        listener = Receiver().handlers(
+            "mx.example.com", Routes([Route(target)], ""), Access(AccessSettings.from_table({}))
+        )
+        assert ("on_rcpt_to" in listener) is verifies
+
+    def test_who_writes_verify_verifies(self) -> None:
+        class Own(Discard):
+            async def verify(self, recipient: Recipient, session: Session) -> None:
+                pass
+
+        assert Own("discard:", None).verifies
 
     def test_making_one_touches_nothing(self, tmp_path: Path) -> None:
         target_from_url(f"maildir:{tmp_path}/x")

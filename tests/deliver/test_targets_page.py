@@ -11,7 +11,7 @@ import pytest
 
 from pillarbox.cli.config import effective
 from pillarbox.cli.serve import serve
-from pillarbox.deliver import target_class
+from pillarbox.deliver import known_schemes, target_class
 
 PAGE = (Path(__file__).parents[2] / "docs" / "targets.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^```toml\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
@@ -40,3 +40,11 @@ def test_every_setting_is_explained(content: str) -> None:
     section = PAGE[PAGE.index(f"\n## {scheme.capitalize()}\n") :].split("\n## ")[1]
     for name in target_class(match[1]).Settings.model_fields:
         assert f"`{name}`" in section
+
+
+@pytest.mark.parametrize("scheme", known_schemes())
+def test_every_target_is_listed(scheme: str) -> None:
+    table = PAGE[: PAGE.index("\n## ")]
+    row = re.search(rf"^\| \[.*`{scheme}:.*\]\(#(.*)\) \|", table, re.MULTILINE)
+    assert row is not None
+    assert f"\n## {row[1]}\n" in PAGE.lower()

@@ -120,6 +120,7 @@ class TestHostile:
             "a\u200bb@example.com",  # invisible
             "a\u202eb@example.com",  # turns the text around
             "a\u2028b@example.com",
+            "a\u00a0b@example.com",  # looks like a space
             "a\ud800b@example.com",
             f"{'a' * 256}@example.com",
             f"{'ä' * 128}@example.com",  # 256 octets

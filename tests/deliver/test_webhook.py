@@ -18,7 +18,7 @@ from endpoint import HELLO, OTHER_SECRET, SECRET, answering, endpoint, posted, r
 from messages import message, session_for
 from pillarbox import TLSInfo
 from pillarbox.deliver import Message
-from pillarbox.deliver.webhook.spool import MEMORY
+from pillarbox.deliver.spool import BUFFER as MEMORY
 
 pytestmark = pytest.mark.usefixtures("in_no_time")
 

@@ -16,7 +16,7 @@ from aiohttp import web
 from endpoint import HELLO, NOT_NOW, SECRET, answering, endpoint, refused, webhook
 from messages import begun, message, session_for
 from pillarbox import Reject
-from pillarbox.deliver.webhook.spool import MEMORY
+from pillarbox.deliver.spool import BUFFER as MEMORY
 
 pytestmark = pytest.mark.usefixtures("in_no_time")
 

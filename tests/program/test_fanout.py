@@ -228,7 +228,7 @@ class TestTime:
         (answer,) = await delivered(routes(box, timeout=0.02))
         assert isinstance(answer, Reject)
         go_on.set()
-        await asyncio.get_running_loop().shutdown_default_executor()
+        await asyncio.to_thread(box._threads.shutdown)
         assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
 
 

@@ -120,6 +120,11 @@ class Target:
         """
         return type(self) is type(other) and self.url == other.url and self.settings == other.settings
 
+    @property
+    def verifies(self) -> bool:
+        """Whether ``verify`` has anything to look at with these settings; where it has not, RCPT costs nothing."""
+        return type(self).verify is not Target.verify
+
     async def start(self) -> None:
         """Make ready, once, before the first message; raise ConfigurationError if that is impossible."""
 

@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -16,11 +17,13 @@ from pillarbox.deliver import Message, settled, unavailable
 
 __all__ = [
     "Steps",
+    "Threads",
     "WithLF",
     "make_folders",
     "must_be_writable",
     "reason_of",
     "refuses_all",
+    "resolved",
     "sync_folder",
     "unknown_mailbox",
     "write_all",
@@ -47,25 +50,35 @@ def refuses_all(refusal: Reject, message: Message) -> bool:
     return not message.session.lmtp and (refusal.code or 450) < 500
 
 
+class Threads(ThreadPoolExecutor):
+    """The threads of one target: a disk that hangs must not hold up what goes to another."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(thread_name_prefix=f"pillarbox-{url.partition(':')[0]}")
+
+
 class Steps:
     """The steps of one delivery that touch the disk: in threads, one at a time, and none after ``end``."""
 
-    def __init__(self, url: str, session: Session) -> None:
+    def __init__(self, url: str, session: Session, threads: Threads) -> None:
         self._url = url
         self._session = session
+        self._threads = threads
         self._one_at_a_time = threading.Lock()
+        self._begun = False  # else there is nothing to wait for, and nothing on the disk
         self.ended = False  # a step that takes long looks at it, and gives up
 
     async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         """Run a step and return what it returns; an OSError goes to the log and becomes a Reject."""
         try:
-            # A thread cannot be cancelled: shielded, it ends in peace, and ``end`` waits for it.
-            return await asyncio.shield(asyncio.to_thread(self._run, step, *arguments))
+            # What has begun in a thread cannot be cancelled: it ends in peace, and ``end`` waits for it.
+            return await asyncio.wrap_future(self._threads.submit(self._run, step, *arguments))
         except OSError as error:
             raise self.refusal(error) from error
 
     def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         with self._one_at_a_time:
+            self._begun = True  # before it looks: ``end`` does it the other way round
             self.go_on()
             return step(*arguments)
 
@@ -83,17 +96,20 @@ class Steps:
     async def end(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` when no step runs any more; even if this wait is cut off."""
         self.ended = True
-        await settled(asyncio.to_thread(self._clean, clean))
+        if self._begun:
+            await settled(asyncio.wrap_future(self._threads.submit(self._clean, clean)))
+        else:
+            clean()
 
     def _clean(self, clean: Callable[[], None]) -> None:
         with self._one_at_a_time:
             clean()
 
-    def refusal(self, error: OSError) -> Reject:
-        """Log an error of the disk, and return what the client is told."""
+    def refusal(self, error: Exception, *, full: bool = False) -> Reject:
+        """Log what went wrong on the disk, and return what the client is told; full: whether there is no room."""
         fields = log_fields(self._session, "deliver", "deliver")
         _log.error("cannot store a message in %s: %s", self._url, error, extra=fields)
-        if error.errno in _FULL:
+        if full or getattr(error, "errno", None) in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
         return unavailable()
 
@@ -136,6 +152,11 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def resolved(path: Path) -> Path:
+    """Return a path without symbolic links; where they lead round in a circle, opening it says so."""
+    return Path(os.path.realpath(path))  # Path.resolve() raises RuntimeError then, before Python 3.13
 
 
 def make_folders(path: Path) -> None:

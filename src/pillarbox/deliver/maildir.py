@@ -26,11 +26,13 @@ from pillarbox import Recipient, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
 from pillarbox.deliver.disk import (
     Steps,
+    Threads,
     WithLF,
     make_folders,
     must_be_writable,
     reason_of,
     refuses_all,
+    resolved,
     sync_folder,
     unknown_mailbox,
     write_all,
@@ -70,6 +72,7 @@ class Maildir(Target):
         self.paths = PathTemplate(url, separator=settings.separator)
         self.quota = Quota(settings.quota, settings.quota_messages)
         self._create = settings.create
+        self._threads = Threads(url)
         self._ready: LRUCache[Path, None] = LRUCache(KNOWN_FOLDERS)
         self._ready_lock = threading.Lock()  # for deliveries' threads
 
@@ -112,13 +115,18 @@ class Maildir(Target):
         with self._ready_lock:
             self._ready.pop(path, None)
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is more than one Maildir, or a limit."""
+        return self.paths.fixed is None or bool(self.quota)
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no Maildir or a full one."""
         path = self.paths.path(recipient, session)
         if (self._create or self.paths.fixed) and not self.quota:
             return
         announced = session.envelope.mail_from and session.envelope.mail_from.args.get("SIZE")
-        await Steps(self.url, session).run(self._verify, path, int(announced or 0))
+        await Steps(self.url, session, self._threads).run(self._verify, path, int(announced or 0))
 
     def _verify(self, path: Path, size: int) -> None:
         if not self._create and not (path / "new").is_dir():
@@ -128,7 +136,7 @@ class Maildir(Target):
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Store the message once for each folder; in SMTP for all of them or none."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         delivery = _Delivery(self, message, steps)
         try:
             await delivery.receive()
@@ -193,7 +201,7 @@ class _Delivery:
     def _folder(self, recipient: Recipient) -> Path:
         paths = self._target.paths
         # Without symbolic links, where there can be several: two names of one folder are to get one file.
-        return paths.fixed or paths.path(recipient, self._message.session).resolve()
+        return paths.fixed or resolved(paths.path(recipient, self._message.session))
 
     def _in_each_folder(self, step: Callable[[Path], None]) -> None:
         """Take a step in each folder; one where it fails is out, and in SMTP so are all."""

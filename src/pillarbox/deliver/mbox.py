@@ -17,7 +17,16 @@ from pydantic import Field
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.deliver import Message, Settings, Target
-from pillarbox.deliver.disk import Steps, make_folders, must_be_writable, reason_of, refuses_all, unknown_mailbox
+from pillarbox.deliver.disk import (
+    Steps,
+    Threads,
+    make_folders,
+    must_be_writable,
+    reason_of,
+    refuses_all,
+    resolved,
+    unknown_mailbox,
+)
 from pillarbox.deliver.mboxformat import content
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.template import PathTemplate
@@ -52,6 +61,7 @@ class Mbox(Target):
         self.options = settings or MboxSettings()
         super().__init__(url, self.options)
         self.paths = PathTemplate(url, separator=self.options.separator, suffix=LONGEST_SUFFIX)
+        self._threads = Threads(url)
 
     async def start(self) -> None:
         """Make the folder where it is missing, and cut off what a killed process has left in a file."""
@@ -70,10 +80,15 @@ class Mbox(Target):
         except OSError as error:
             raise reason_of(self.url, fixed or folder, error) from error
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is more than one file, or there may be none."""
+        return self.paths.fixed is None or not self.options.create
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that has no mailbox."""
         path = self._path(recipient, session)
-        if not self.options.create and not await Steps(self.url, session).run(path.is_file):
+        if not self.options.create and not await Steps(self.url, session, self._threads).run(path.is_file):
             raise unknown_mailbox()
 
     def _path(self, recipient: Recipient, session: Session) -> Path:
@@ -84,7 +99,7 @@ class Mbox(Target):
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Append the message once to each file; in SMTP to all of them or none."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         spool = Spool(steps, lf=message.session.envelope.body_type != "binarymime")
         try:
             places = [self._path_or_refusal(recipient, message) for recipient in message.recipients]
@@ -107,7 +122,7 @@ class Mbox(Target):
 
     def _there(self, places: list[Path | Reject]) -> list[Path | Reject]:
         """Return the places without symbolic links, so that two names of one file are one; in a thread."""
-        found = [place if isinstance(place, Reject) else place.parent.resolve() / place.name for place in places]
+        found = [place if isinstance(place, Reject) else resolved(place.parent) / place.name for place in places]
         if self.options.create:
             return found
         return [place if isinstance(place, Reject) or place.is_file() else unknown_mailbox() for place in found]

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Self
 
 from pillarbox import log_fields
-from pillarbox.deliver.disk import sync_folder, write_all
+from pillarbox.deliver.disk import resolved, sync_folder, write_all
 
 __all__ = ["LOCK", "LONGEST_SUFFIX", "Busy", "MboxFile"]
 
@@ -47,7 +47,7 @@ class MboxFile:
 
     def __init__(self, path: Path, *, create: bool) -> None:
         self.path = path
-        self._descriptor, self._made = _open(path, create=create)  # made: its entry in the folder is not durable yet
+        self._descriptor, self._made = _open(path, create=create)
         self._lock = path.with_name(path.name + LOCK)
         self._lock_number: int | None = None  # the inode of our lock
         self._end: int | None = None  # where the file ended before we wrote
@@ -55,7 +55,7 @@ class MboxFile:
     @classmethod
     def open(cls, path: Path, *, create: bool) -> Self:
         """Open the file and lock it; raise Busy at once where someone else has it."""
-        path = path.parent.resolve() / path.name
+        path = resolved(path.parent) / path.name
         with _guard:
             if path in _open_files:
                 raise Busy
@@ -69,6 +69,8 @@ class MboxFile:
             # Debian policy 11.6: "To avoid deadlocks, a program should use fcntl() first and dot locking after this,
             # or alternatively implement the two locking methods in a non blocking way." Here it is both.
             file._lock_descriptor()
+            if file._made:
+                sync_folder(path.parent)  # now: whoever writes the first message may be another
             file._clear_stale_lock()
             file._make_lock()
         except BaseException:
@@ -163,8 +165,6 @@ class MboxFile:
         for block in blocks:
             write_all(self._descriptor, block)
         os.fsync(self._descriptor)
-        if self._made:
-            sync_folder(self.path.parent)
 
     def _gap(self, end: int) -> bytes:
         """Return what is missing to the empty line that a From_ line needs before it."""

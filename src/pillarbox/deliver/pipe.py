@@ -23,7 +23,7 @@ from pydantic import Field
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session, log_fields
 from pillarbox.deliver import Message, Settings, Target, unavailable
-from pillarbox.deliver.disk import Steps, refuses_all
+from pillarbox.deliver.disk import Steps, Threads, refuses_all
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.template import RECIPIENT_FIELDS, Template, clean_name, parts_of
 
@@ -91,6 +91,7 @@ class Pipe(Target):
             )
         self._each = self.options.per == "recipient" or bool(named)
         self.slots = asyncio.Semaphore(self.options.processes)
+        self.threads = Threads(url)
 
     async def start(self) -> None:
         """Find the command, once: what PATH says later is of no account."""
@@ -104,10 +105,14 @@ class Pipe(Target):
             raise ConfigurationError(f"{self.url}: {self._program}: there is no such command, or it may not be run")
         self._program = str(Path(found).absolute())  # with its links: what a command is called can matter
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the command has fields."""
+        return any(template.fields for template in self._arguments)
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse an address that cannot stand in the command."""
-        if self._each:
-            self._filled([recipient], session, "")
+        self._filled([recipient], session, "")
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         """Run the command, and return when it has ended."""
@@ -211,7 +216,7 @@ class _Delivery:
     def __init__(self, target: Pipe, message: Message) -> None:
         self._target = target
         self._message = message
-        self._steps = Steps(target.url, message.session)
+        self._steps = Steps(target.url, message.session, target.threads)
         lf = target.options.line_ends == "lf" and message.session.envelope.body_type != "binarymime"
         self._spool = Spool(self._steps, lf=lf)
         self._processes: list[subprocess.Popen[bytes]] = []

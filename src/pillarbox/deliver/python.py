@@ -63,6 +63,11 @@ class _Object(Target):
     async def start(self) -> None:
         await self._target.start()
 
+    @property
+    def verifies(self) -> bool:
+        verifies: bool = self._target.verifies
+        return verifies
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         await self._target.verify(recipient, session)
 

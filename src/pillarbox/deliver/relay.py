@@ -21,6 +21,7 @@ from pillarbox.deliver.relay_commands import mail_command, rcpt_command
 from pillarbox.deliver.relay_content import Content
 from pillarbox.deliver.relay_pool import Pool
 from pillarbox.deliver.relay_settings import RelaySettings
+from pillarbox.program.paths import looks
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -61,10 +62,14 @@ class Relay(Target):
         self._server = wanted.parse_url(url)
         super().__init__(self._server.shown, settings)
         wanted.check(self._server, settings)
-        lmtp = self._server.scheme == "lmtp"
-        self._verifies = settings.verify if settings.verify is not None else lmtp
+        files = (settings.ca, settings.cert, settings.key, settings.password_file)
+        self.made_from = (self._server, *looks(*files))  # not to be shown
         self._login_pause: tuple[float, Lost] | None = None
         self._pool = Pool(self._connect, settings.connections, settings.idle)
+
+    def same_as(self, other: Target) -> bool:
+        """Whether the other has the same password and certificates too, also those in files."""
+        return isinstance(other, Relay) and super().same_as(other) and self.made_from == other.made_from
 
     async def start(self) -> None:
         """Read the files that the settings name; the next server need not be there yet."""
@@ -81,10 +86,13 @@ class Relay(Target):
 
     # --- The contract
 
+    @property
+    def verifies(self) -> bool:
+        """Whether the next server is asked at RCPT; by itself only an LMTP server is."""
+        return self._server.scheme == "lmtp" if self.settings.verify is None else self.settings.verify
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
-        """Ask the next server for the recipient, where that is set; its refusal is ours."""
-        if not self._verifies:
-            return
+        """Ask the next server for the recipient; its refusal is ours."""
         try:
             async with asyncio.timeout(PATIENCE_AT_RCPT):
                 reply = await self._reply_to(recipient, session)

@@ -7,7 +7,6 @@ import re
 import socket
 import ssl
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -15,6 +14,7 @@ from pydantic import Field, SecretStr
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver.relay_client import LIMITS, Limits
+from pillarbox.program.paths import expanded
 from pillarbox.program.settings import Settings
 
 __all__ = ["Login", "NextServer", "Place", "RelaySettings", "parse_url"]
@@ -111,7 +111,7 @@ def parse_url(url: str) -> NextServer:
         raise _wrong(f"{scheme}:{path.rpartition('@')[2]}", scheme)
     if not hasattr(socket, "AF_UNIX"):
         raise ConfigurationError(f"{url!r}: this system has no Unix sockets")
-    return NextServer(url, scheme, path=str(Path(path).expanduser()))
+    return NextServer(url, scheme, path=str(expanded(path)))
 
 
 def _on_a_host(scheme: str, rest: str) -> NextServer:
@@ -248,7 +248,7 @@ def _login(server: NextServer, settings: RelaySettings) -> Login | None:
 
 def _password_of(file: str) -> str:
     try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
+        text = expanded(file).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigurationError(f"password_file {file}: cannot be read: {reason.lower()}") from error
@@ -259,4 +259,4 @@ def _password_of(file: str) -> str:
 
 
 def _expanded(path: str | None) -> str | None:
-    return None if path is None else str(Path(path).expanduser())
+    return None if path is None else str(expanded(path))

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 from pydantic import Field
 
 from pillarbox import ConfigurationError, MessageTooLarge, Reject, log_fields
-from pillarbox.deliver import Settings, Target, settled, unavailable
+from pillarbox.deliver import Settings, Target, settled
 from pillarbox.deliver.content import HEAD, clean, content_of
+from pillarbox.deliver.disk import Steps, Threads
+from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.sqlite_file import MessageFile, Row, is_busy, primary_code
-from pillarbox.deliver.sqlite_spool import Spool
+from pillarbox.program.paths import local_path
 
 if TYPE_CHECKING:
     from pillarbox import Session
@@ -37,8 +39,6 @@ OCTETS_TOGETHER = 64 * 1024 * 1024
 
 _log = logging.getLogger("pillarbox.deliver")
 _Result = TypeVar("_Result")
-
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
 
 class SQLiteSettings(Settings):
@@ -57,14 +57,16 @@ class SQLite(Target):
         self.path = _path(url)
         self._file = MessageFile(self.path, settings.keep_days if settings else None)
         self._waiting: deque[_Letter] = deque()
-        self._thread = ThreadPoolExecutor(1, "pillarbox-sqlite")  # which begins with the first work
+        self._threads = Threads(url)
+        self._thread: ThreadPoolExecutor | None = None  # from start to close
 
     async def start(self) -> None:
         """Open the file, and make it where there is none."""
+        self._thread = ThreadPoolExecutor(1, "pillarbox-sqlite")
         try:
             await self._in_thread(self._open)
         except BaseException as error:
-            self._thread.shutdown(wait=False)
+            self._end_thread()
             if isinstance(error, (sqlite3.Error, OSError)):
                 raise ConfigurationError(f"{self.url}: {self._file.path}: {_why_not(error)}") from error
             raise
@@ -79,25 +81,28 @@ class SQLite(Target):
 
     async def close(self) -> None:
         """Let go of the file."""
-        await self._in_thread(self._file.close)
-        self._thread.shutdown(wait=False)
+        if self._thread is not None:
+            closing = self._in_thread(self._file.close)
+            self._end_thread()  # whoever comes now is too late
+            await closing
+
+    def _end_thread(self) -> None:
+        if self._thread is not None:
+            self._thread.shutdown(wait=False)
+            self._thread = None
 
     async def deliver(self, message: Message) -> str:
         """Store the message in one row for all its recipients; return when it is durable."""
-        letter = _Letter(message, Spool(self._file.path.parent))
+        steps = Steps(self.url, message.session, self._threads)
+        # In the folder that the message will be in: there must be room for it there anyway.
+        letter = _Letter(message, Spool(steps, self._file.path.parent))
         try:
-            async for block in message:
-                await letter.spool.write(block)
-            return f"{self.url}#{await self._stored(letter)}"
-        except (sqlite3.Error, OSError) as error:
-            if error is message.broken:
-                raise
-            raise self._refusal(error, message.session) from error
+            await letter.spool.fill(message)
+            return f"{self.url}#{await self._stored(letter, steps)}"
         finally:
-            if not letter.spool.in_memory:
-                await settled(letter.spool.close())
+            await steps.end(letter.spool.close)
 
-    async def _stored(self, letter: _Letter) -> int:
+    async def _stored(self, letter: _Letter, steps: Steps) -> int:
         letter.columns = _envelope(letter.message)
         self._waiting.append(letter)
         try:
@@ -105,22 +110,13 @@ class SQLite(Target):
         except asyncio.CancelledError:
             await settled(self._in_thread(self._take_back, letter))
             raise
+        except (sqlite3.Error, OSError) as error:
+            raise _refusal(error, steps) from error
 
     def _in_thread(self, work: Callable[..., _Result], *args: object) -> asyncio.Future[_Result]:
+        if self._thread is None:
+            raise OSError(errno.EBADF, "the target is closed")
         return asyncio.get_running_loop().run_in_executor(self._thread, work, *args)
-
-    def _refusal(self, error: sqlite3.Error | OSError, session: Session) -> Reject:
-        code = primary_code(error)
-        if code == sqlite3.SQLITE_TOOBIG:
-            return MessageTooLarge()
-        fields = log_fields(session, "deliver", "deliver")
-        _log.error("cannot store a message in %s: %s", self.url, error, extra=fields)
-        shared_memory = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
-        if code == sqlite3.SQLITE_FULL or shared_memory or getattr(error, "errno", None) in _FULL_DISK:
-            # RFC 5321 4.2.3: "452 Requested action not taken: insufficient system storage"; RFC 3463 3.4: "X.3.1 Mail
-            # system full".
-            return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
-        return unavailable()
 
     # --- In the thread: one after the other, in the order in which the messages became whole
 
@@ -174,7 +170,7 @@ class _Letter:
 
     def row(self) -> Row:
         """Return what the file takes; in the thread, as it looks for the text in the message."""
-        content = content_of(self.spool.read(HEAD))
+        content = content_of(self.spool.read(0, HEAD))
         found = {
             "size": self.spool.size,
             "message_id": content.message_id,
@@ -215,22 +211,22 @@ def _tls(session: Session) -> str | None:
     return tls.version if tls is not None else None
 
 
+def _refusal(error: sqlite3.Error | OSError, steps: Steps) -> Reject:
+    code = primary_code(error)
+    if code == sqlite3.SQLITE_TOOBIG:
+        return MessageTooLarge()
+    shared_memory = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_SHMSIZE
+    return steps.refusal(error, full=code == sqlite3.SQLITE_FULL or shared_memory)
+
+
 # --- The URL, and why a file cannot be opened
 
 
 def _path(url: str) -> Path:
-    path = url.partition(":")[2]
-    if path.startswith("//"):
-        host, slash, path = path[2:].partition("/")
-        if host:
-            raise ConfigurationError(f"{url!r}: the file is on this host: write sqlite:PATH or sqlite:///PATH")
-        path = slash + path
-    if not path or path.endswith("/") or "\0" in path:
+    path = local_path(url, "mail.db")
+    if url.endswith("/"):
         raise ConfigurationError(f"{url!r} names no file: write sqlite:PATH, for example sqlite:mail.db")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{url!r}: there is no such home directory") from error
+    return path
 
 
 _REASONS = {

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pillarbox import ConfigurationError
-from pillarbox.deliver.sqlite_spool import Spool
+from pillarbox.deliver.disk import sync_folder
+from pillarbox.deliver.spool import Spool
 
 __all__ = ["APPLICATION", "LOCKED", "VERSION", "MessageFile", "Row", "is_busy", "primary_code"]
 
@@ -222,17 +223,7 @@ def _make(path: Path) -> None:
     except FileExistsError:
         return
     os.close(descriptor)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders; its file systems log their own changes
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -300,8 +291,8 @@ def _insert(connection: sqlite3.Connection, row: Row) -> int:
 
 def _insert_raw(connection: sqlite3.Connection, number: int, spool: Spool) -> None:
     insert = "INSERT INTO message_raw (id, raw) VALUES (?, "
-    if spool.in_memory:
-        connection.execute(f"{insert}?)", (number, spool.read(spool.size)))
+    if not spool.on_disk:
+        connection.execute(f"{insert}?)", (number, spool.read(0, spool.size)))
         return
     connection.execute(f"{insert}zeroblob(?))", (number, spool.size))
     with connection.blobopen("message_raw", "raw", number) as blob:

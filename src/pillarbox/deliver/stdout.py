@@ -13,6 +13,7 @@ import errno
 import json
 import os
 import select
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver import Message, Settings, Target
-from pillarbox.deliver.disk import Steps
+from pillarbox.deliver.disk import Steps, Threads
 from pillarbox.deliver.mboxformat import content
 from pillarbox.deliver.spool import Spool
 
@@ -37,6 +38,9 @@ OUTPUT = 1
 ATOMIC = select.PIPE_BUF if hasattr(select, "PIPE_BUF") else 512
 _NOTHING_TO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EROFS)  # a pipe, a terminal
 PAUSE = 0.25  # seconds between two looks whether the delivery was given up
+
+
+_ours = threading.Lock()  # a lock of fcntl is the process's: it keeps no other target of ours out
 
 
 class StdoutSettings(Settings):
@@ -56,6 +60,7 @@ class Stdout(Target):
         if url.partition(":")[2]:
             raise ConfigurationError(f"{url!r}: nothing can follow stdout:")
         self._descriptor = -1
+        self._threads = Threads(url)
         self._cut_off = False  # the last message is not whole, so that the next must begin a line
         self._one_at_a_time = asyncio.Lock()
 
@@ -69,7 +74,7 @@ class Stdout(Target):
 
     async def deliver(self, message: Message) -> str:
         """Write the message when it is whole and no other is being written."""
-        steps = Steps(self.url, message.session)
+        steps = Steps(self.url, message.session, self._threads)
         # In JSON the message is as it came, with CRLF.
         spool = Spool(steps, lf=self.options.format == "mbox" and message.session.envelope.body_type != "binarymime")
         try:
@@ -82,6 +87,8 @@ class Stdout(Target):
 
     def _write(self, message: Message, spool: Spool, steps: Steps) -> None:
         blocks = content(message.session, spool) if self.options.format == "mbox" else _json_line(message, spool)
+        if self._descriptor < 0:
+            raise OSError(errno.EBADF, "the target is closed")
         with self._locked(steps):
             if self._cut_off:
                 self._put(b"\n\n" if self.options.format == "mbox" else b"\n", steps)
@@ -97,7 +104,17 @@ class Stdout(Target):
 
     @contextmanager
     def _locked(self, steps: Steps) -> Iterator[None]:
-        """Keep other processes of the program out; where the system knows no lock for this output, do without."""
+        """Keep other targets and processes of the program out; where the system knows no lock for this, do without."""
+        while not _ours.acquire(timeout=PAUSE):
+            steps.go_on()
+        try:
+            with self._locked_for_us(steps):
+                yield
+        finally:
+            _ours.release()
+
+    @contextmanager
+    def _locked_for_us(self, steps: Steps) -> Iterator[None]:
         locked = False
         while fcntl is not None and not locked:
             try:
@@ -134,10 +151,11 @@ class Stdout(Target):
         steps.go_on()
 
     async def close(self) -> None:
-        """Give back the descriptor."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        """Give back the descriptor, when nobody writes any more: its number may be another file's at once."""
+        async with self._one_at_a_time:
+            if self._descriptor >= 0:
+                os.close(self._descriptor)
+                self._descriptor = -1
 
 
 # --- JSON
@@ -185,10 +203,4 @@ def _as_text(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _as_base64(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    kept = b""
-    for block in blocks:
-        block = kept + block  # noqa: PLW2901
-        whole = len(block) - len(block) % 3
-        kept = block[whole:]
-        yield base64.b64encode(block[:whole])
-    yield base64.b64encode(kept)
+    return map(base64.b64encode, blocks)  # see spool.BLOCK

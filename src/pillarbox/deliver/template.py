@@ -14,6 +14,7 @@ from pathlib import Path
 from string import Formatter
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session
+from pillarbox.program.paths import local_path
 from pillarbox.program.settings import likely
 
 __all__ = ["PATH_FIELDS", "RECIPIENT_FIELDS", "PathTemplate", "Template", "clean_name", "parts_of"]
@@ -64,7 +65,7 @@ class PathTemplate:
     """The path in a target's URL, with or without fields; ``base`` is what stands before the first of them."""
 
     def __init__(self, url: str, *, separator: str = "+", suffix: str = "") -> None:
-        path = _path(url)
+        path = local_path(url, "./mail")
         self._template = Template(str(path), PATH_FIELDS, url)
         self._separator = separator
         self._longest = NAME_BYTES - len(suffix)  # where a name with this suffix stands beside it
@@ -94,21 +95,6 @@ class PathTemplate:
         return time.strftime({"year": "%Y", "month": "%m", "day": "%d"}[field])
 
 
-def _path(url: str) -> Path:
-    scheme, _, path = url.partition(":")
-    if path.startswith("//"):
-        host, slash, path = path[2:].partition("/")
-        if host:
-            raise ConfigurationError(f"{url!r}: a path is on this host: write {scheme}:PATH or {scheme}:///PATH")
-        path = slash + path
-    if not path or "\0" in path:
-        raise ConfigurationError(f"{url!r} names no path: write {scheme}:PATH, for example {scheme}:./mail")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{url!r}: there is no such home directory") from error
-
-
 # --- What an address consists of
 
 
@@ -133,8 +119,9 @@ def parts_of(address: str, separator: str = "+") -> Mapping[str, str]:
 
 def clean_name(value: str) -> str:
     """Return a value that is one name of a file or folder, and no hidden one; else raise Reject."""
-    # C: control and invisible characters, surrogates, what Unicode has not assigned; Zl, Zp: ends of lines.
-    odd = any(c in "/\\" or unicodedata.category(c)[0] == "C" or unicodedata.category(c) in ("Zl", "Zp") for c in value)
+    # Not printable: control and invisible characters, surrogates, what Unicode has not assigned, ends of lines, and
+    # spaces that look like the ordinary one.
+    odd = any(c in "/\\" or not c.isprintable() for c in value)
     if not value or odd or value.startswith(".") or len(value.encode()) > NAME_BYTES:
         raise _not_a_name()
     return value

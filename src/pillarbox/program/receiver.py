@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import DNSResolver, HostNames, Reject, log_fields, received_header, return_path_header
-from pillarbox.deliver import Target, unavailable
+from pillarbox.deliver import unavailable
 from pillarbox.program.fanout import Delivered, deliver, one_reply, outcome
 from pillarbox.program.recipients import Recipients
 
@@ -42,7 +42,7 @@ class Receiver:
         handlers: dict[str, Callable[..., Any]] = {"on_data": hooks.on_data}
         if access.looks_at_senders:
             handlers["on_mail_from"] = hooks.on_mail_from
-        if access.looks_at_recipients or not routes.take_all or any(map(_verifies, routes.all)):
+        if access.looks_at_recipients or not routes.take_all or any(route.target.verifies for route in routes.all):
             handlers["on_rcpt_to"] = hooks.on_rcpt_to
         return handlers
 
@@ -66,7 +66,7 @@ class _Hooks:
 
     async def on_rcpt_to(self, recipient: Recipient, session: Session) -> None:
         for route in self._recipients.check(recipient.address, session):
-            if _verifies(route) and not route.optional:
+            if route.target.verifies and not route.optional:
                 await _verified(route, recipient, session)
 
     async def on_data(self, stream: MessageStream, session: Session) -> Sequence[str | Reject | None] | None:
@@ -100,10 +100,6 @@ class _Hooks:
         if not address or name == f"[{address}]":
             return None
         return name if await self._receiver.host_names.confirms(name, address) else None
-
-
-def _verifies(route: Route) -> bool:
-    return type(route.target).verify is not Target.verify
 
 
 async def _verified(route: Route, recipient: Recipient, session: Session) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pillarbox import ConfigurationError, Reject
+from pillarbox import Reject
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
 
     from pillarbox import AuthRequest, ScramKeys, Session
 
-__all__ = ["PASSWORD_METHODS", "TOKEN_METHODS", "Settings", "Users", "acts_as_itself", "local_path", "unavailable"]
+__all__ = ["PASSWORD_METHODS", "TOKEN_METHODS", "Settings", "Users", "acts_as_itself", "unavailable"]
 
 PASSWORD_METHODS = ("PLAIN", "LOGIN")
 TOKEN_METHODS = ("OAUTHBEARER", "XOAUTH2")
@@ -73,22 +72,3 @@ def unavailable() -> Reject:
     # RFC 4954 6, of 454 4.7.0: "This response to the AUTH command indicates that the authentication failed due to a
     # temporary server failure."
     return Reject(454, "Temporary authentication failure", enhanced="4.7.0")
-
-
-def local_path(url: str) -> Path:
-    """Return the path in ``scheme:PATH``, also written ``scheme:///PATH``; ``~`` is the home directory.
-
-    Raises ConfigurationError where there is none.
-    """
-    scheme, _, path = url.partition(":")
-    if path.startswith("//"):
-        host, slash, path = path[2:].partition("/")
-        if host:
-            raise ConfigurationError(f"{url!r}: it is on this host: write {scheme}:PATH or {scheme}:///PATH")
-        path = slash + path
-    if not path or "\0" in path:
-        raise ConfigurationError(f"{url!r} names no file: write {scheme}:PATH")
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigurationError(f"{url!r}: there is no such home directory") from error

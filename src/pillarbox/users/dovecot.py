@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pillarbox import ConfigurationError, log_fields
-from pillarbox.users.contract import PASSWORD_METHODS, Settings, Users, local_path, unavailable
+from pillarbox.program.paths import local_path
+from pillarbox.users.contract import PASSWORD_METHODS, Settings, Users, unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

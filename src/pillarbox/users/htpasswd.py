@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pillarbox import ConfigurationError, ScramKeys, log_fields, saslprep
+from pillarbox.program.paths import local_path
 from pillarbox.users.accounts import parse_accounts
 from pillarbox.users.checking import Checking
-from pillarbox.users.contract import PASSWORD_METHODS, Settings, Users, acts_as_itself, local_path, unavailable
+from pillarbox.users.contract import PASSWORD_METHODS, Settings, Users, acts_as_itself, unavailable
 from pillarbox.users.watched import WatchedFile
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pillarbox import ConfigurationError
-from pillarbox.users.contract import local_path
+from pillarbox.program.paths import local_path
 from pillarbox.users.fetching import check_url, http_session, read_at_most
 from pillarbox.users.watched import WatchedFile
 

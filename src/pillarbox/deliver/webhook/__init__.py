@@ -6,37 +6,31 @@ The message waits in a spool until it is whole, since its signature stands in fr
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
+import hashlib
 import os
 import ssl
-from hashlib import sha256
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pillarbox import ConfigurationError, Reject, log_fields
-from pillarbox.deliver import Settings, Target, settled, unavailable
+from pillarbox import ConfigurationError, Reject
+from pillarbox.deliver import Settings, Target
+from pillarbox.deliver.disk import Steps, Threads
+from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.webhook.body import Body, json_body, multipart_body, reference_body
 from pillarbox.deliver.webhook.event import EventMessage, event_for
 from pillarbox.deliver.webhook.mime import content_of
+from pillarbox.deliver.webhook.named_spool import NAME_START, NamedSpool, remove_leftovers
 from pillarbox.deliver.webhook.settings import WebhookSettings, check_extra, shown_url
 from pillarbox.deliver.webhook.signature import secret_key
-from pillarbox.deliver.webhook.spool import NAME_START, NamedSpool, Spool, remove_leftovers
+from pillarbox.program.paths import expanded, looks
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
-
     from pillarbox import Recipient, Session
     from pillarbox.deliver import Message
     from pillarbox.deliver.webhook.endpoint import Endpoint
 
 __all__ = ["Webhook", "WebhookSettings"]
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
-
-_log = logging.getLogger("pillarbox.deliver")
-_Result = TypeVar("_Result")
 
 
 class Webhook(Target):
@@ -52,8 +46,9 @@ class Webhook(Target):
         self._full_url = url
         self._keys = [secret_key(secret) for secret in settings.secrets]
         self._folder = _path(settings.folder)
+        self._threads = Threads(url)
         files = (settings.secret_file, settings.ca, settings.cert, settings.key)
-        self.made_from = (url, *map(_looks, files))  # not to be shown
+        self.made_from = (url, *looks(*files))  # not to be shown
         self._endpoint: Endpoint | None = None
 
     def same_as(self, other: Target) -> bool:
@@ -76,6 +71,11 @@ class Webhook(Target):
         if self._endpoint is not None:
             await self._endpoint.close()
 
+    @property
+    def verifies(self) -> bool:
+        """Whether there is a limit."""
+        return self.settings.size_limit is not None
+
     async def verify(self, recipient: Recipient, session: Session) -> None:
         """Refuse a message that its sender announced as too large before it is sent (RFC 1870)."""
         sender = session.envelope.mail_from
@@ -88,44 +88,34 @@ class Webhook(Target):
         if self._endpoint is None:
             raise RuntimeError("start() comes first")
         identifier = _identifier(message)
-        spool = self._spool(identifier)
+        steps = Steps(self.url, message.session, self._threads)
+        spool = self._spool(identifier, steps)
         try:
             async for block in message:
                 self._check_size(spool.size + len(block))
-                await self._stored(spool.write(block), message)
-            await self._stored(spool.finish(), message)
-            body = await self._stored(asyncio.to_thread(self._body, message, spool), message)
+                await spool.write(block)
+            await spool.finish()
+            body = await steps.run(self._body, message, spool)
             return await self._endpoint.post(body, identifier, message)
         finally:
-            await settled(spool.close())
+            await steps.end(spool.close)
 
     def _check_size(self, size: int) -> None:
         limit = self.settings.size_limit
         if limit is not None and size > limit:
             raise Reject(552, "Error: message too large", enhanced="5.3.4")
 
-    def _spool(self, identifier: str) -> Spool:
+    def _spool(self, identifier: str, steps: Steps) -> Spool:
         if self.settings.format != "reference" or self._folder is None:
-            return Spool(self._folder)
-        return NamedSpool(self._folder, f"{identifier}_{token_hex(4)}")
-
-    async def _stored(self, step: Awaitable[_Result], message: Message) -> _Result:
-        """Do something that touches the disk; only there an OSError is ours, in the stream it is the client's."""
-        try:
-            return await step
-        except OSError as error:
-            fields = log_fields(message.session, "deliver", "deliver")
-            _log.error("cannot spool a message for %s: %s", self.url, error, extra=fields)
-            if error.errno in _FULL:
-                raise Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1") from error
-            raise unavailable() from error
+            return Spool(steps, self._folder)
+        return NamedSpool(steps, self._folder, f"{identifier}_{token_hex(4)}")
 
     def _body(self, message: Message, spool: Spool) -> Body:
         """Look through the message, and return the body of the request; in a thread."""
         path = str(spool.path.absolute()) if isinstance(spool, NamedSpool) else None
         raw = "" if self.settings.format == "json" else None
         content = content_of(spool, self.settings.text_limit)
-        event = event_for(message, content, EventMessage(size=spool.size, sha256=spool.sha256, path=path, raw=raw))
+        event = event_for(message, content, EventMessage(size=spool.size, sha256=_sha256(spool), path=path, raw=raw))
         if self.settings.format == "json":
             return json_body(event, spool)
         return multipart_body(event, spool) if self.settings.format == "multipart" else reference_body(event)
@@ -179,25 +169,19 @@ class Webhook(Target):
         return ConfigurationError(f"{self.url}: {key} {path}: {str(reason).lower()}")
 
 
+def _sha256(spool: Spool) -> str:
+    digest = hashlib.sha256()
+    for block in spool.blocks():
+        digest.update(block)
+    return digest.hexdigest()
+
+
 def _path(text: str | None) -> Path | None:
-    try:
-        return Path(text).expanduser() if text is not None else None
-    except RuntimeError as error:
-        raise ConfigurationError(f"{text}: there is no such home directory") from error
-
-
-def _looks(text: str | None) -> tuple[int, ...] | None:
-    """Return what changes with a file."""
-    path = _path(text)
-    try:
-        status = path.stat() if path is not None else None
-    except OSError:
-        return None
-    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns) if status else None
+    return expanded(text) if text is not None else None
 
 
 def _identifier(message: Message) -> str:
     """Return the webhook-id: the same for each attempt, another one where the same message goes to other recipients."""
     # The specification: the identifier should not "include any `.`", which separates what is signed.
     addresses = "\n".join(recipient.address for recipient in message.recipients)
-    return f"{NAME_START}{message.id.replace('.', '_')}_{sha256(addresses.encode()).hexdigest()[:8]}"
+    return f"{NAME_START}{message.id.replace('.', '_')}_{hashlib.sha256(addresses.encode()).hexdigest()[:8]}"

@@ -11,11 +11,9 @@ from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING
 
-from pillarbox.deliver.webhook.spool import BLOCK
-
 if TYPE_CHECKING:
+    from pillarbox.deliver.spool import Spool
     from pillarbox.deliver.webhook.event import Event
-    from pillarbox.deliver.webhook.spool import Spool
 
 __all__ = ["Body", "json_body", "multipart_body", "reference_body"]
 
@@ -63,8 +61,7 @@ class Body:
         """Return the octets, in a thread where ``on_disk``."""
         yield self._front
         if self._spool:
-            for offset in range(0, self._spool.size, BLOCK):
-                yield self._encoded(self._spool.read(offset, BLOCK))
+            yield from map(self._encoded, self._spool.blocks())  # see spool.BLOCK
         yield self._behind
 
     async def stream(self) -> AsyncIterator[bytes]:

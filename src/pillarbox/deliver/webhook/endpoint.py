@@ -127,6 +127,8 @@ class Endpoint:
     async def _attempt(self, body: Body, identifier: str, message: Message) -> list[str | Reject]:
         async with self._slots:
             headers = await self._headers(body, identifier)
+            if self._session.closed:
+                raise _GiveUp("the target is closed")
             try:
                 status, answer, after, location = await self._exchange(body, headers)
             except _LASTING as error:

@@ -1,0 +1,44 @@
+"""Paths in URLs and settings: relative ones begin at the working directory, and ``~`` is the home directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pillarbox import ConfigurationError
+
+__all__ = ["expanded", "local_path", "looks"]
+
+
+def local_path(url: str, example: str = "") -> Path:
+    """Return the path in ``scheme:PATH``, also written ``scheme:///PATH``; raise ConfigurationError without one."""
+    scheme, _, path = url.partition(":")
+    if path.startswith("//"):
+        host, slash, path = path[2:].partition("/")
+        if host:
+            raise ConfigurationError(f"{url!r}: a path is on this host: write {scheme}:PATH or {scheme}:///PATH")
+        path = slash + path
+    if not path or "\0" in path:
+        hint = f", for example {scheme}:{example}" if example else ""
+        raise ConfigurationError(f"{url!r} names no path: write {scheme}:PATH{hint}")
+    return expanded(path, url)
+
+
+def expanded(path: str, shown: str | None = None) -> Path:
+    """Return the path that a text names; raise ConfigurationError, with what is shown, for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigurationError(f"{shown or path!r}: there is no such home directory") from error
+
+
+def looks(*paths: str | None) -> tuple[object, ...]:
+    """Return what changes when one of these files changes; None stands for no file."""
+    return tuple(_look(expanded(path)) if path is not None else None for path in paths)
+
+
+def _look(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
