@@ -5,6 +5,7 @@ What nobody has to write down is here too: the postmaster.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from pillarbox import Reject
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from pillarbox.program.routes import Route, Routes
 
 __all__ = ["Recipients"]
+
+# Ways to write a second destination into a local part: user%host, host!user, "user@host". The next server trusts this
+# one, and may send on what it would refuse from a stranger (Postfix's allow_untrusted_routing says the same of itself).
+_ROUTED = re.compile("[%!@]")
 
 
 class Recipients:
@@ -53,7 +58,16 @@ class Recipients:
         routes = self.routes(address)
         if not routes:
             raise Reject(550, "Error: no such recipient here", enhanced="5.1.1")
+        if _ROUTED.search(full.rpartition("@")[0]) and self._is_stranger(session) and any(map(self._is_gate, routes)):
+            raise Reject(550, "Error: relaying denied: the address names another host", enhanced="5.7.1")
         return routes
+
+    def _is_stranger(self, session: Session) -> bool:
+        return session.user is None and not self._access.is_near(session)
+
+    def _is_gate(self, route: Route) -> bool:
+        """Whether the next server gets from strangers what is for some domains only."""
+        return route.target.relays and (self._access.accept is not None or not route.recipients.unbounded)
 
     def routes(self, address: str) -> list[Route]:
         """Return the routes of a recipient."""
