@@ -27,6 +27,7 @@ _NAMING = ("proves", "lived_with", "forms", "mechanisms", "networks")
 _GROUPS = {
     "Mail servers that relay to it": ("postfix", "exim", "opensmtpd", "sendmail", "nullmailer", "dma"),
     "Proxies and submission servers before it": ("haproxy", "nginx", "dovecot"),
+    "Servers that the program hands on to": ("to ",),
     "Clients and libraries": ("",),
 }
 _FIRST = ("plaintext", "STARTTLS", "implicit TLS")  # in a cell; then what begins with AUTH, then the rest

@@ -305,7 +305,7 @@ def _measure(asked: Any, value: str) -> object:
 
 
 async def _converse(conversation: Any, argument: str) -> Any:
-    conversation.send(b"334 more\r\n")
+    conversation.wire.out += b"334 more\r\n"
     line = await conversation.read_line()
     return _deed(line.decode("latin-1")) or _deed(argument) or Reply(250, "2.0.0", argument + FORGED)
 

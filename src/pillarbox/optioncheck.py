@@ -148,7 +148,7 @@ def describe(hint: Any) -> str:
     if origin is Literal:
         return ", ".join(repr(choice) for choice in get_args(hint))
     if origin is not None and issubclass(origin, Mapping):
-        return "a table"
+        return "a table of strings" if get_args(hint)[1] is str else "a table"
     if origin is not None and issubclass(origin, Sequence):
         return "a list of strings" if get_args(hint) == (str,) else "a list of these"
     return _WORDS.get(hint, "a path")

@@ -134,6 +134,14 @@ class TestDelivery:
         assert stored(tmp_path / "a") == stored(tmp_path / "b") != []
         assert not (tmp_path / "Maildir").exists()
 
+    def test_a_place_is_logged_once(self, start: Start, tmp_path: Path) -> None:
+        program = start("--listen", "127.0.0.1:0", "--deliver", "mbox:all", "--deliver", "maildir:{mailbox}")
+        with smtplib.SMTP("127.0.0.1", program.port(), timeout=WAIT) as client:
+            client.sendmail("a@example.org", ["b@example.com", "c@example.com"], b"Subject: x\r\n\r\nbody\r\n")
+        line = program.line(r"^message from <a@example.org> to <b@example.com> <c@example.com>, .*, in (.*)$")[1]
+        places = [place.removeprefix(f"{tmp_path}/") for place in line.split(", ")]
+        assert [place.partition("/")[0] for place in places] == ["all", "b", "c"]
+
     def test_a_configuration_file(self, start: Start, tmp_path: Path) -> None:
         (tmp_path / "mail.toml").write_text("""
             [server]

@@ -38,6 +38,9 @@ from program import LINES, MODULE
 Edge = Callable[..., smtplib.SMTP]
 Started = Callable[..., Background]
 
+LMTP, SMARTHOST = "to Dovecot LMTP", "to Dovecot submission"
+MTA, SINK = "to Postfix smtpd", "to smtp-sink"
+
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Started]:
@@ -86,6 +89,7 @@ def mailbox(mail: Path, user: str = RECIPIENT) -> list[bytes]:
     return [file.read_bytes() for file in (mail / user / "new").glob("*")]
 
 
+@pytest.mark.proves(LMTP, "a message is stored as it came")
 @pytest.mark.parametrize("content", [TRICKY, BIG], ids=["tricky", "big"])
 def test_dovecot_lmtp(edge: Edge, content: bytes) -> None:
     with dovecot() as there:
@@ -99,6 +103,7 @@ def test_dovecot_lmtp(edge: Edge, content: bytes) -> None:
             assert b" (pillarbox) with ESMTP id " in head
 
 
+@pytest.mark.proves(LMTP, "a Unix socket")
 def test_dovecot_lmtp_by_a_unix_socket(edge: Edge, tmp_path: Path) -> None:
     socket = Path("lmtp-of-the-test")
     lines = f"service lmtp {{\n unix_listener {socket} {{\n mode = 0666\n }}\n}}"
@@ -108,6 +113,7 @@ def test_dovecot_lmtp_by_a_unix_socket(edge: Edge, tmp_path: Path) -> None:
         assert len(mailbox(there.mail)) == 1
 
 
+@pytest.mark.proves(LMTP, "an unknown recipient is refused at RCPT")
 def test_dovecot_knows_a_recipient_or_not(edge: Edge, tmp_path: Path) -> None:
     with dovecot(known=[RECIPIENT]) as there:
         client = edge(f"lmtp://{HOST}:{there.lmtp}")
@@ -118,6 +124,7 @@ def test_dovecot_knows_a_recipient_or_not(edge: Edge, tmp_path: Path) -> None:
         assert len(mailbox(there.mail)) == 1
 
 
+@pytest.mark.proves(LMTP, "a reply for each recipient: one over quota")
 def test_a_mailbox_that_is_full_and_one_that_is_not(serve: Started) -> None:
     with dovecot(_QUOTA) as there:
         port = serve(f"lmtp://{HOST}:{there.lmtp}", listen="lmtp = true").port()
@@ -131,6 +138,7 @@ def test_a_mailbox_that_is_full_and_one_that_is_not(serve: Started) -> None:
         assert [len(mailbox(there.mail, user)) for user in (RECIPIENT, "bob@example.com")] == [1, 1]
 
 
+@pytest.mark.proves(LMTP, "a client that vanishes leaves nothing there")
 def test_a_client_that_vanishes_leaves_nothing_in_dovecot(serve: Started) -> None:
     with dovecot() as there:
         port = serve(f"lmtp://{HOST}:{there.lmtp}").port()
@@ -164,6 +172,7 @@ def smarthost(backend: Backend, authority: Authority) -> Iterator[int]:
         yield there.submission
 
 
+@pytest.mark.proves(SMARTHOST, "STARTTLS with a verified certificate, and AUTH")
 def test_a_smarthost(behind: Callable[..., Backend], authority: Authority, edge: Edge, tmp_path: Path) -> None:
     backend = behind()
     (tmp_path / "password").write_text(f"{PASSWORD}\n")
@@ -175,6 +184,7 @@ def test_a_smarthost(behind: Callable[..., Backend], authority: Authority, edge:
     assert backend.delivery.content.count(b"Received: ") == 2
 
 
+@pytest.mark.proves(SMARTHOST, "a login or a certificate that is refused is 451")
 @pytest.mark.parametrize("wrong", ["password", "authority"])
 def test_a_smarthost_that_does_not_let_us_in(
     behind: Callable[..., Backend], authority: Authority, serve: Started, wrong: str
@@ -199,6 +209,7 @@ def test_a_smarthost_that_does_not_let_us_in(
 # --- Postfix sends it on
 
 
+@pytest.mark.proves(MTA, "8BITMIME", "a refused recipient")
 def test_postfix(relay: Start, edge: Edge) -> None:
     behind = relay(smtpd_recipient_restrictions="check_recipient_access inline:{full@example.com=REJECT}")
     client = edge(f"smtp:{behind.postfix.path}", "verify = true")
@@ -212,6 +223,7 @@ def test_postfix(relay: Start, edge: Edge) -> None:
     assert mail.body_type == "8bitmime"
 
 
+@pytest.mark.proves(MTA, "many messages in one connection")
 def test_postfix_big_and_many(relay: Start, edge: Edge) -> None:
     behind = relay()
     client = edge(f"smtp:{behind.postfix.path}")
@@ -259,6 +271,7 @@ async def handed_on(url: str, *contents: bytes) -> list[str]:
     return answers
 
 
+@pytest.mark.proves(SINK, "whatever it does wrong ends with the right reply")
 @pytest.mark.parametrize(
     ("options", "heard"),
     [
@@ -283,6 +296,7 @@ async def test_what_smtp_sink_does_wrong(options: tuple[str, ...], heard: str) -
         assert [answer[: len(heard)] for answer in answers] == [heard] * 3
 
 
+@pytest.mark.proves(SINK, "extensions that it lacks")
 @pytest.mark.parametrize("options", [("-e",), ("-p",), ("-8",), ("-L",), ("-P",)], ids=" ".join)
 async def test_what_smtp_sink_lacks(options: tuple[str, ...]) -> None:
     with sink(*options) as url:

@@ -13,6 +13,7 @@ from endpoint import SECRET, endpoint, refused, webhook
 from interop.peers import Background, program
 from messages import message
 
+HTTP = "to nginx"
 CONFIGURATION = """\
 {user}
 pid {folder}/pid;
@@ -50,6 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("n")
 
 
+@pytest.mark.proves(HTTP, "a webhook behind it: streamed, signed")
 @pytest.mark.parametrize("size", [1, 100])  # blocks of 64 KiB
 async def test_through_nginx_to_an_application(folder: Path, size: int) -> None:
     async with endpoint() as application:
@@ -62,6 +64,7 @@ async def test_through_nginx_to_an_application(folder: Path, size: int) -> None:
     assert got.parts()["message"][1] == b"x" * 65536 * size
 
 
+@pytest.mark.proves(HTTP, "what it refuses itself, while the message comes")
 async def test_what_nginx_itself_answers(folder: Path) -> None:
     with nginx(folder, "http://127.0.0.1:9") as path:
         async with webhook("http://hooks.example.com/in", socket=path, attempts=1) as target:

@@ -95,6 +95,7 @@ _WAYS: dict[str, Callable[[], str | None]] = {
     "nodemailer": _node("nodemailer"),
     "opensmtpd": _unpacked("opensmtpd"),
     "postfix": _debian("postfix"),
+    "smtp-sink": _debian("postfix"),
     "smtp-source": _debian("postfix"),
     "smtplib": platform.python_version,
     "swaks": _program("swaks", "--version", after="swaks version "),
@@ -104,7 +105,7 @@ _WAYS: dict[str, Callable[[], str | None]] = {
 @cache
 def version_of(peer: str) -> str:
     """Return the version of a peer, or "" where it is not installed; who has no row is taken for a Debian package."""
-    name = peer.lower()
+    name = peer.lower().removeprefix("to ")
     ways = [way for beginning, way in _WAYS.items() if name.startswith(beginning)]
     way = ways[0] if ways else _debian(name.split(" ", 1)[0])
     return way() or ""

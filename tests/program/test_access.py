@@ -138,6 +138,7 @@ class TestRecipients:
             "four": ["*@example.org", "!postmaster@*"],
         }
         routes = [Route(Away(f"{name}:", Settings()), Patterns(own)) for name, own in recipients.items()]
+        routes.append(Route(Away("away:", Settings()), Patterns(["*", "!*@example.net"])))  # all that is not ours
         found = Recipients("mx.example.com", Routes(routes, "here"), Access(AccessSettings.from_table({})))
         assert [part.route.target.url for part in found.parts([Recipient(recipient)])] == [f"{e}:" for e in expected]
 
@@ -226,6 +227,11 @@ class TestNoOpenRelay:
         [
             "",
             "[access]\naccept = ['*']",
+            "[access]\naccept = ['*', '!*@example.com']",
+            "[access]\naccept = ['!joe@example.com']",
+            "[access]\naccept = ['*@*.org']",
+            "recipients = ['*', '!*@example.com']",
+            "recipients = ['!*@example.com']",
             "[access]\naccept = ['a@b', '*@*']",
             "[access]\nnetworks = ['0.0.0.0/0']",
             f"[access]\naccept = ['*']\n{USERS}",

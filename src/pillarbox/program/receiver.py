@@ -144,7 +144,8 @@ def _log_each(session: Session, stream: MessageStream, answers: list[str | Rejec
 
 
 def _places(answers: list[str | Reject]) -> list[str]:
-    return list(dict.fromkeys(answer for answer in answers if isinstance(answer, str)))
+    # What several targets said of a recipient is one text; a place that several recipients share is named once.
+    return list(dict.fromkeys(place for answer in answers if isinstance(answer, str) for place in answer.split(", ")))
 
 
 def _log_message(session: Session, stream: MessageStream, outcome: str, *parts: str) -> None:

@@ -36,7 +36,7 @@ class Recipients:
     def _own_domains(self) -> set[str]:
         """Return the domains whose postmaster is here: none where strangers may write to nobody."""
         accept = self._access.accept
-        if accept is None or accept.all:
+        if accept is None or accept.open:
             named = {domain for route in self._routes.all for domain in route.recipients.domains}
         elif accept:
             named = set(accept.domains)
@@ -67,19 +67,19 @@ class Recipients:
 
     def _is_gate(self, route: Route) -> bool:
         """Whether the next server gets from strangers what is for some domains only."""
-        return route.target.relays and (self._access.accept is not None or not route.recipients.unbounded)
+        return route.target.relays and (self._access.accept is not None or not route.recipients.open)
 
     def routes(self, address: str) -> list[Route]:
         """Return the routes of a recipient."""
         full = self.full(address)
         found = self._routes.of(full)
-        if found or not self._is_postmaster(full):
+        if not self._is_postmaster(full) or not all(map(_sends_away, found)):
             return found
         # RFC 5321 4.5.1: "SMTP systems are expected to make every reasonable effort to accept mail directed to
         # Postmaster from any other system on the Internet." Who gets the mail of that domain gets this too.
         domain = normal(full).rpartition("@")[2]
-        there = [route for route in self._routes.all if not route.recipients.excludes(full)]
-        return [route for route in there if domain in route.recipients.domains] or there[:1]
+        here = [route for route in self._routes.all if not route.recipients.excludes(full) and not _sends_away(route)]
+        return [route for route in here if domain in route.recipients.domains] or here[:1] or found
 
     def parts(self, recipients: Sequence[Recipient]) -> list[Part]:
         """Return who has to do what for a message."""
@@ -97,3 +97,8 @@ class Recipients:
         """Whether this is a postmaster whom nobody has excepted by name or pattern."""
         accept = self._access.accept
         return normal(full) in self.postmasters and not (accept is not None and accept.excludes(full))
+
+
+def _sends_away(route: Route) -> bool:
+    """Whether a route is for what is nobody's here."""
+    return route.target.relays and route.recipients.open
