@@ -138,7 +138,10 @@ class Running:
         for part in parts:
             if part in self._started:
                 self._started.remove(part)
-            await part.close()
+            try:
+                await part.close()
+            except Exception as error:  # noqa: BLE001 - one of the user's own: the others have to be closed too
+                _log.error("%s: %s while it closed: %s", part.url, type(error).__name__, error, exc_info=error)
 
     def _with_running(self, configuration: Configuration) -> Configuration:
         """Return a configuration with the targets and users that run already in place of those that are the same."""
