@@ -216,6 +216,15 @@ class TestReload:
         assert effective(**json.loads(json.dumps(kept.snapshot))).program == kept.program
         assert kept.again().program == new.program
 
+    def test_a_wider_address_at_the_same_port_needs_a_restart(self, start: Start, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        text = f"[[listen]]\naddress = '127.0.0.1:{port}'\n"
+        run = Configured(start, tmp_path, text)
+        said = run.change(text.replace("127.0.0.1", "0.0.0.0"), "error: not reloaded, .*needs a restart$")
+        assert "another program" not in said
+        client(port).close()
+
     def test_with_workers_addresses_stay(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN, "--workers", "2")
         run.change(LISTEN.replace("127.0.0.1:0", "127.0.0.1:1"), "not reloaded, .*with workers they need a restart")
