@@ -49,8 +49,7 @@ class TestExample:
         path.write_text(example(tmp_path))
         command = [*MODULE, "check", str(path)]
         found = subprocess.run(command, capture_output=True, text=True, check=True, timeout=WAIT)
-        warnings = found.stdout.partition("Warnings\n")[2].splitlines()
-        assert [line for line in warnings if line and "[no-postmaster]" not in line] == []
+        assert found.stdout.endswith("No warnings.\n")
 
     def test_strangers_write_to_us_and_users_to_all(self, tmp_path: Path) -> None:
         path = tmp_path / "pillarbox.toml"

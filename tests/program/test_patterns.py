@@ -49,13 +49,13 @@ class TestMatches:
         assert not Patterns([]).all
 
     @pytest.mark.parametrize("pattern", ["*", "*@*", "*@*.com", "joe@*", "*com", "!a@example.com", "*@*."])
-    def test_open(self, pattern: str) -> None:
-        assert Patterns([pattern]).open
-        assert Patterns([pattern, "!*@example.com"]).open
+    def test_unbounded(self, pattern: str) -> None:
+        assert Patterns([pattern]).unbounded
+        assert Patterns([pattern, "!*@example.com"]).unbounded
 
     @pytest.mark.parametrize("pattern", ["*@example.com", "*@*.example.com", "*@*example.com", "*@*.local", "a@host"])
-    def test_not_open(self, pattern: str) -> None:
-        assert not Patterns([pattern]).open
+    def test_bounded(self, pattern: str) -> None:
+        assert not Patterns([pattern]).unbounded
 
     @given(st.text(), st.lists(st.text(min_size=1).filter(lambda text: "@" in text)))
     def test_any_address_is_an_answer(self, address: str, texts: list[str]) -> None:

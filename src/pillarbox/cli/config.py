@@ -449,7 +449,7 @@ def _closed(configuration: Configuration) -> Configuration:
 
 
 def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
-    relay = next((route for route in routes.all if route.target.relays and route.recipients.open), None)
+    relay = next((route for route in routes.all if route.target.relays and route.recipients.unbounded), None)
     if relay is None or listener.local:
         return listener
     access, options = listener.access, listener.options

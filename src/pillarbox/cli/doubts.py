@@ -102,7 +102,7 @@ def _limits(options: Options) -> Iterator[tuple[str, str]]:
 
 def _recipients(configuration: Configuration, listener: Listener) -> Iterator[tuple[str, str]]:
     accept, routes = listener.access.accept, configuration.routes_of(listener)
-    if (accept is None or accept.open) and any(route.recipients.open for route in routes.all):
+    if (accept is None or accept.unbounded) and any(route.recipients.unbounded for route in routes.all):
         yield "accepts-everything", "mail for any address is taken: say which are yours (accept in [access])"
         return
     if listener.options.lmtp:

@@ -68,7 +68,7 @@ class Access:
     @property
     def open_to_all(self) -> bool:
         """Whether anybody may write to anyone."""
-        return self.everywhere or self.accept is None or self.accept.open
+        return self.everywhere or self.accept is None or self.accept.unbounded
 
     def accepting(self, accept: list[str]) -> Access:
         """Return the same rules with other recipients that anyone may write to."""

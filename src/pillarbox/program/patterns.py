@@ -53,9 +53,9 @@ class Patterns:
         return self._wanted.all and not self._not_wanted
 
     @property
-    def open(self) -> bool:
+    def unbounded(self) -> bool:
         """Whether addresses of anybody's domains match: exceptions take nothing back from those that nobody listed."""
-        return self._wanted.open
+        return self._wanted.unbounded
 
 
 class _Set:
@@ -63,7 +63,7 @@ class _Set:
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self.all = False
-        self.open = False
+        self.unbounded = False
         self._addresses: set[str] = set()
         self._domains: set[str] = set()
         others: list[str] = []
@@ -77,7 +77,7 @@ class _Set:
                 self._domains.add(domain)
             else:
                 others.append(expression(pattern))
-            self.open = self.open or _is_open(domain)
+            self.unbounded = self.unbounded or _is_unbounded(domain)
         self._others = re.compile("|".join(others), re.DOTALL) if others else None
 
     @property
@@ -100,7 +100,7 @@ class _Set:
 _PRIVATE = ("corp", "home", "internal", "intranet", "invalid", "lan", "local", "localhost", "private", "test")
 
 
-def _is_open(domain: str) -> bool:
+def _is_unbounded(domain: str) -> bool:
     """Whether a pattern's domain, or a pattern without @, stands for domains of many owners: ``*``, ``*.com``."""
     _, star, end = domain.rpartition("*")
     return bool(star) and "." not in end.lstrip(".") and end.lstrip(".") not in _PRIVATE

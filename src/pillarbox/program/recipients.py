@@ -36,7 +36,7 @@ class Recipients:
     def _own_domains(self) -> set[str]:
         """Return the domains whose postmaster is here: none where strangers may write to nobody."""
         accept = self._access.accept
-        if accept is None or accept.open:
+        if accept is None or accept.unbounded:
             named = {domain for route in self._routes.all for domain in route.recipients.domains}
         elif accept:
             named = set(accept.domains)
@@ -67,7 +67,7 @@ class Recipients:
 
     def _is_gate(self, route: Route) -> bool:
         """Whether the next server gets from strangers what is for some domains only."""
-        return route.target.relays and (self._access.accept is not None or not route.recipients.open)
+        return route.target.relays and (self._access.accept is not None or not route.recipients.unbounded)
 
     def routes(self, address: str) -> list[Route]:
         """Return the routes of a recipient."""
@@ -101,4 +101,4 @@ class Recipients:
 
 def _sends_away(route: Route) -> bool:
     """Whether a route is for what is nobody's here."""
-    return route.target.relays and route.recipients.open
+    return route.target.relays and route.recipients.unbounded
