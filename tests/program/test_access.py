@@ -10,7 +10,7 @@ import pytest
 from pillarbox import ConfigurationError, Recipient
 from pillarbox.cli import config
 from pillarbox.cli.config import Configuration, effective
-from pillarbox.deliver import Message, Settings, Target
+from pillarbox.deliver import Message, Settings, Target, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.receiver import Receiver
@@ -99,6 +99,28 @@ class TestRecipients:
             assert await codes(client, *(f"RCPT TO:<{each}>" for each in refused)) == [550] * len(refused)
 
     @pytest.mark.parametrize(
+        "recipient", ["a%evil.example@example.com", "evil.example!a@example.com", '"a@b"@example.com']
+    )
+    async def test_strangers_name_no_second_host_to_the_next_server(self, recipient: str) -> None:
+        """Which trusts this one, and would send it on."""
+        command = f"RCPT TO:<{recipient}>"
+        ours = Patterns(["*@example.com"])
+        for routes, settings, code in (
+            (None, {"accept": ["*@example.com"]}, 550),
+            ([Route(Away("away:", Settings()), ours)], {}, 550),
+            (None, {"accept": ["*@example.com"], "networks": ["127.0.0.0/8"]}, 250),
+            (None, {}, 250),  # to anyone
+            ([Route(target_from_url("discard:"), ours)], {"accept": ["*@example.com"]}, 250),
+        ):
+            async with serving(auth_optional=True, **handlers(routes, **settings)) as served:
+                client = await served.client()
+                await client.ehlo()
+                assert await codes(client, "MAIL FROM:<>", command) == [250, code]
+        async with serving(**LOGIN, **handlers(accept=["*@example.com"])) as served:
+            client = await logged_in(await served.client())
+            assert await codes(client, "MAIL FROM:<>", command) == [250, 250]
+
+    @pytest.mark.parametrize(
         ("recipient", "expected"),
         [
             ("postmaster", ["one"]),  # of no domain that anybody is for: the first that must take mail
@@ -116,6 +138,7 @@ class TestRecipients:
             "four": ["*@example.org", "!postmaster@*"],
         }
         routes = [Route(Away(f"{name}:", Settings()), Patterns(own)) for name, own in recipients.items()]
+        routes.append(Route(Away("away:", Settings()), Patterns(["*", "!*@example.net"])))  # all that is not ours
         found = Recipients("mx.example.com", Routes(routes, "here"), Access(AccessSettings.from_table({})))
         assert [part.route.target.url for part in found.parts([Recipient(recipient)])] == [f"{e}:" for e in expected]
 

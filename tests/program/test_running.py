@@ -158,6 +158,24 @@ class TestReload:
         assert program.end() == 0
         assert [line for line in program.lines if line] == ["SIGTERM: closing; a second signal ends at once", "closed"]
 
+    def test_users_that_cannot_close_keep_nothing_from_its_end(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "people.py").write_text(
+            "import pathlib\nfrom pillarbox.users import Users\n"
+            "class First(Users):\n"
+            "    def methods(self):\n        return ('PLAIN',)\n"
+            "    async def close(self):\n        raise OSError('no database')\n"
+            "class Second(First):\n"
+            "    async def close(self):\n        pathlib.Path('closed').touch()\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start(*HERE, "--users", "python:people:First", "--users", "python:people:Second")
+        program.port()
+        assert program.end() == 0
+        assert (tmp_path / "closed").exists()
+        assert "error: python:people:First: OSError while it closed: no database" in program.lines
+
     def starting(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Program:
         """Return a program with users that are not ready before there is a file ``go``."""
         (tmp_path / "people.py").write_text(
@@ -197,6 +215,15 @@ class TestReload:
         # What a worker gets that is started later: it is not to stay root.
         assert effective(**json.loads(json.dumps(kept.snapshot))).program == kept.program
         assert kept.again().program == new.program
+
+    def test_a_wider_address_at_the_same_port_needs_a_restart(self, start: Start, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        text = f"[[listen]]\naddress = '127.0.0.1:{port}'\n"
+        run = Configured(start, tmp_path, text)
+        said = run.change(text.replace("127.0.0.1", "0.0.0.0"), "error: not reloaded, .*needs a restart$")
+        assert "another program" not in said
+        client(port).close()
 
     def test_with_workers_addresses_stay(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN, "--workers", "2")

@@ -93,11 +93,13 @@ class Access:
         if own is None or not own.allow(sender.address, user):
             raise Reject(553, f"Error: <{sender.address}> is no address of {user}", enhanced="5.7.1")
 
+    def is_near(self, session: Session) -> bool:
+        """Whether this client may write to anyone without AUTH."""
+        return session.remote_address in self._networks
+
     def check_recipient(self, address: str, session: Session) -> None:
         """Raise Reject for a recipient that this client may not write to."""
-        if self.accept is None or session.user is not None or address in self.accept:
-            return
-        if session.remote_address in self._networks:
+        if self.accept is None or session.user is not None or address in self.accept or self.is_near(session):
             return
         raise Reject(550, "Error: relaying denied: log in, or write to an address of this server", enhanced="5.7.1")
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from pillarbox import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from pillarbox.cli.config import Listener
 
 __all__ = ["cannot_listen", "reason"]
@@ -25,12 +27,24 @@ _ADVICE = {
 }
 
 
-def cannot_listen(listener: Listener, error: ConfigurationError | OSError | ValueError) -> ConfigurationError:
-    """Return the error of a listener with its place; ValueError: a descriptor that is no stream socket."""
+def cannot_listen(
+    listener: Listener, error: ConfigurationError | OSError | ValueError, leaving: Iterable[str] = ()
+) -> ConfigurationError:
+    """Return the error of a listener with its place; ValueError: a descriptor that is no stream socket.
+
+    leaving: addresses that this program still listens on, and that are to go.
+    """
     place = f"{listener.source}: " if listener.source else ""
     if isinstance(error, ConfigurationError):
         return ConfigurationError(f"{place}{error}")
-    return ConfigurationError(f"{place}cannot listen on {listener.address}: {reason(error)}")
+    why = reason(error)
+    if getattr(error, "errno", None) == errno.EADDRINUSE and any(_same_port(each, listener) for each in leaving):
+        why = "the listener that is to go has that port until then: this change needs a restart"
+    return ConfigurationError(f"{place}cannot listen on {listener.address}: {why}")
+
+
+def _same_port(address: str, listener: Listener) -> bool:
+    return "port" in listener.arguments and address.rpartition(":")[2] == str(listener.arguments["port"])
 
 
 def reason(error: OSError | ValueError) -> str:

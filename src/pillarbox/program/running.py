@@ -138,7 +138,10 @@ class Running:
         for part in parts:
             if part in self._started:
                 self._started.remove(part)
-            await part.close()
+            try:
+                await part.close()
+            except Exception as error:  # noqa: BLE001 - one of the user's own: the others have to be closed too
+                _log.error("%s: %s while it closed: %s", part.url, type(error).__name__, error, exc_info=error)
 
     def _with_running(self, configuration: Configuration) -> Configuration:
         """Return a configuration with the targets and users that run already in place of those that are the same."""
@@ -171,29 +174,35 @@ class Running:
         return {**own, **listener.overrides, "logger": False, **self.observed.handlers(handlers)}
 
     async def _listen(
-        self, configuration: Configuration, key: tuple[str, int], listener: Listener, bound: BoundSockets | None
+        self,
+        configuration: Configuration,
+        key: tuple[str, int],
+        listener: Listener,
+        bound: BoundSockets | None,
+        leaving: Iterable[str] = (),
     ) -> None:
         where: Mapping[str, Any] = {"sock": bound.sockets} if bound is not None else resolved(listener.arguments)
         try:
             self._bound[key] = await self.server.listen(**where, **self._overrides(configuration, listener))
         except (ConfigurationError, OSError, ValueError) as error:
-            raise cannot_listen(listener, error) from error
+            raise cannot_listen(listener, error, leaving) from error
 
     async def _change_listeners(self, configuration: Configuration) -> None:
         """Change options and handlers of the listeners that stay, add and remove the others."""
         wanted = _keyed(configuration.listeners)
         added = [(key, listener) for key, listener in wanted if key not in self._bound]
         before = list(self._bound)
+        leaving = [key for key in before if key not in dict(wanted)]
         self._reload(configuration)
         try:
             for key, listener in added:
-                await self._listen(configuration, key, listener, None)
+                await self._listen(configuration, key, listener, None, [address for address, _ in leaving])
         except BaseException:
             for key in [key for key in self._bound if key not in before]:
                 await self.server.stop_listening(self._bound.pop(key))
             self._reload(self.configuration)
             raise
-        for key in [key for key in before if key not in dict(wanted)]:
+        for key in leaving:
             await self.server.stop_listening(self._bound.pop(key))
 
     def _more(self, configuration: Configuration) -> dict[str, Any]:
