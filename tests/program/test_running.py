@@ -246,7 +246,10 @@ class TestCertificates:
                 assert time.monotonic() < deadline
             assert before.noop()[0] == 250
 
-    async def test_a_renewal_while_the_configuration_changes(self, tmp_path: Path) -> None:
+    async def test_a_renewal_while_the_configuration_changes(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("pillarbox.program.running.log_to_stderr", lambda _: None)  # this process is the tests'
         self.write(tmp_path, trustme.CA(), "mx.example.com")
         text = LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\nsize = 1000\n[[deliver]]\nurl = 'discard:'\n"
         path = tmp_path / "pillarbox.toml"
