@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 
 from pillarbox import ConfigurationError
 
 __all__ = ["Account", "account", "account_named"]
+
+# What only the first message or handshake, or an error, loads: by then the user may be one who cannot read it.
+_NEEDED_LATER = (
+    "aiodns",
+    "cachetools",
+    "cryptography.hazmat.backends.openssl.backend",
+    "cryptography.x509",
+    "email.utils",
+    "structlog.dev",
+)
+
+_log = logging.getLogger("pillarbox.program")
 
 
 @dataclass(frozen=True)
@@ -23,11 +39,20 @@ class Account:
         """Change to this user, with its groups alone, so that there is no way back."""
         if os.geteuid() == self.uid and os.getegid() == self.gid:
             return
+        for module in _NEEDED_LATER:
+            with suppress(ImportError):
+                import_module(module)
         os.initgroups(self.name, self.gid)
         os.setgid(self.gid)
         os.setuid(self.uid)
         if self.uid != 0 and _can_return():
             raise RuntimeError(f"the rights of root cannot be given up for user {self.name}")
+        if not os.access(os.__file__, os.R_OK):
+            _log.warning(
+                "user %s may not read Python's modules in %s: what is loaded later may fail; install it elsewhere",
+                self.name,
+                Path(os.__file__).parent,
+            )
 
 
 def account(user: str) -> Account:
