@@ -16,9 +16,17 @@ from splits import Parts
 
 HERE = Path(__file__).parent
 # What tries every combination, some thousand cases: with SHARE_OF_TESTS=1/3 the first third of them, always the same.
-EXHAUSTIVE = ("faults", "differential", "wire/test_splits.py", "wire/test_end_of_data.py", "test_fuzz.py")
+EXHAUSTIVE = (
+    "differential",
+    "faults",
+    "smtp/test_chunks.py",
+    "smtp/test_parameters.py",
+    "test_fuzz.py",
+    "wire/test_end_of_data.py",
+    "wire/test_splits.py",
+)
 # What starts programs and real peers: all of it in the first share, and in each of the others a share.
-PROGRAMS = ("cli", "deliver", "interop", "program", "users")
+PROGRAMS = ("cli", "deliver", "interop", "program", "test_docs_examples.py", "test_examples.py", "users")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
