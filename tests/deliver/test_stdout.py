@@ -295,6 +295,15 @@ def test_a_pipe_that_nobody_reads_any_more(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_started_without_a_standard_output(tmp_path: Path, workers: str) -> None:
+    """Its number must not become that of a socket or a file, which would get the messages."""
+    command = [*MODULE, "serve", *LINES, "--listen", "127.0.0.1:0", "--deliver", "stdout:", "--workers", workers]
+    closed = ["sh", "-c", 'exec "$@" <&- >&-', "sh", *command]
+    done = subprocess.run(closed, cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=WAIT, check=False)
+    assert (done.returncode, done.stderr) == (2, "Error: stdout:: there is no standard output\n")
+
+
 def test_a_reader_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     try:

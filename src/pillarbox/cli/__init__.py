@@ -16,6 +16,7 @@ from pillarbox.cli.send import send
 from pillarbox.cli.serve import serve
 from pillarbox.cli.user import user
 from pillarbox.cli.worker import worker
+from pillarbox.program.standard import hold_standard_descriptors
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Try it: pillarbox serve")
@@ -36,4 +37,5 @@ program.add_command(worker)
 
 def main() -> None:
     """Run the program, by the same name however it was started."""
+    hold_standard_descriptors()
     program(prog_name="pillarbox")

@@ -71,6 +71,9 @@ class Stdout(Target):
             self._descriptor = os.dup(OUTPUT)
         except OSError as error:
             raise ConfigurationError(f"{self.url}: there is no standard output: {error.strerror}") from error
+        if _only_for_reading(self._descriptor):  # as the program leaves it where it was started without one
+            await self.close()
+            raise ConfigurationError(f"{self.url}: there is no standard output")
 
     async def deliver(self, message: Message) -> str:
         """Write the message when it is whole and no other is being written."""
@@ -156,6 +159,10 @@ class Stdout(Target):
             if self._descriptor >= 0:
                 os.close(self._descriptor)
                 self._descriptor = -1
+
+
+def _only_for_reading(descriptor: int) -> bool:
+    return fcntl is not None and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY
 
 
 # --- JSON
