@@ -274,6 +274,22 @@ class TestCertificates:
         run.program.line(r"^worker \d \(pid \d+\) is ready$")
         assert {self.name(run.port, authority) for _ in range(6)} == {"mx.example.com"}
 
+    def test_a_worker_that_is_started_later_lives_with_files_that_are_broken(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        authority = trustme.CA()
+        self.write(tmp_path, authority, "mx.example.com")
+        run = Configured(start, tmp_path, LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\n", "--workers", "2")
+        (tmp_path / "cert.pem").write_text("half of it")
+        run.program.line(
+            r"^error: not reloaded, all stays as it was: .*\[server\]: option cert: .*cert\.pem: holds nothing"
+        )
+        for pid in children(run.program.process.pid):
+            os.kill(pid, signal.SIGKILL)
+        run.program.line(r"^worker \d \(pid \d+\) is ready$")
+        run.program.line(r"^worker \d \(pid \d+\) is ready$")
+        assert {self.name(run.port, authority) for _ in range(6)} == {"mx.example.com"}
+
     def test_workers_share_one_certificate_when_the_file_has_none_any_more(self, start: Start, tmp_path: Path) -> None:
         self.write(tmp_path, trustme.CA(), "mx.example.com")
         run = Configured(start, tmp_path, LISTEN + "[server]\nkey = 'key.pem'\ncert = 'cert.pem'\n", "--workers", "2")

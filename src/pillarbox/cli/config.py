@@ -24,7 +24,7 @@ from pillarbox.cli.logins import Backend, backends, with_logins
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings, everyone
 from pillarbox.program.cpus import Workers, number_of_workers
-from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
+from pillarbox.program.files import PEM_OPTIONS, is_pem, named_by, pem_files
 from pillarbox.program.logs import LogSettings
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import PATIENCE, Route, Routes
@@ -134,7 +134,25 @@ class Configuration:
 
     def with_files_read(self) -> Configuration:
         """Return the same with the content of keys and certificates in place of their paths."""
-        return effective(**{**self.snapshot, "pem": self.snapshot["pem"] or {file: _pem(file) for file in self.files}})
+        pem = self.snapshot["pem"] or {file: self._pem(file) for file in self.files}
+        return effective(**{**self.snapshot, "pem": pem})
+
+    def _pem(self, file: str) -> str:
+        try:
+            return _pem(file)
+        except ConfigurationError as error:
+            name, source = self._naming(file)
+            raise ConfigurationError(located(source, f"option {name}: {error}"), name) from error
+
+    def _naming(self, file: str) -> tuple[str, str]:
+        """Return the option that names a file, and where it stands."""
+        places = [
+            (self.options, self.sources),
+            *((each.options, dict.fromkeys(each.overrides, each.source)) for each in self.listeners),
+        ]
+        return next(
+            (name, sources[name]) for options, sources in places for name in named_by(options, file) if name in sources
+        )
 
     def with_files_again(self) -> Configuration:
         """Return the same with the paths of keys and certificates, which are read when it is used."""
@@ -360,10 +378,13 @@ def _entry_from_folder(entry: Any, document: Document) -> Any:
 
 def _pem(file: str) -> str:
     try:
-        return Path(file).read_text(encoding="ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "is no text in PEM form"
-        raise ConfigurationError(f"{file}: cannot be read: {str(reason).lower()}") from error
+        content = Path(file).read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from error
+    # A comment, or what openssl says of a certificate, may stand around it.
+    if b"-----BEGIN" not in content:
+        raise ConfigurationError(f"{file}: holds nothing in PEM form (no line '-----BEGIN …')")
+    return content.decode("ascii", "ignore")
 
 
 # --- Checks, each with the place

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from pillarbox import Options
     from pillarbox.cli.config import Configuration
 
-__all__ = ["PEM_OPTIONS", "changed", "pem_files"]
+__all__ = ["PEM_OPTIONS", "changed", "is_pem", "named_by", "pem_files"]
 
 PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path, or the text itself
-# How often they are looked at (seconds): a renewal is no hurry, and such a look costs some microseconds. Looking, since
-# what tells of changes by itself does not see those of a network's file system, nor those behind a symbolic link.
-INTERVAL = 2.0
+# How often they are looked at (seconds); a change is taken up at the second look that sees it. A renewal is no hurry, and
+# such a look costs some microseconds. Looking, since what tells of changes by itself does not see those of a network's
+# file system, nor those behind a symbolic link.
+INTERVAL = 1.0
 
 _Looks = dict[str, tuple[int, int, int] | None]
 
@@ -42,6 +43,12 @@ def _of_table(table: Mapping[str, Any]) -> Iterable[str]:
         for each in value if isinstance(value, list | tuple) else [value]:
             if isinstance(each, str) and not is_pem(each):
                 yield each
+
+
+def named_by(options: Options, file: str) -> list[str]:
+    """Return the options that name a file."""
+    direct = [name for name in PEM_OPTIONS if file in _of_table({name: getattr(options, name)})]
+    return direct or (["sni_options"] if file in _of_options(options) else [])
 
 
 def is_pem(value: str) -> bool:

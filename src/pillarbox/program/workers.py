@@ -124,10 +124,13 @@ class Supervisor:
         log_to_stderr(configuration.program)
 
     def _for_workers(self, configuration: Configuration) -> Configuration:
-        """Return a configuration for workers, who give up root before they can read what only root may."""
-        if configuration.program.user is None:
-            return configuration
-        account(configuration.program.user)
+        """Return a configuration for workers, with keys and certificates in it.
+
+        They may give up root before they can read what only root may. And one that is started again is to have what the
+        others have, whatever is in the files by then.
+        """
+        if configuration.program.user is not None:
+            account(configuration.program.user)
         return configuration.with_files_read()
 
     async def _watch(self) -> None:
