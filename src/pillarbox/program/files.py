@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 __all__ = ["PEM_OPTIONS", "changed", "is_pem", "named_by", "pem_files"]
 
 PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path, or the text itself
-# How often they are looked at (seconds); a change is taken up at the second look that sees it. A renewal is no hurry, and
-# such a look costs some microseconds. Looking, since what tells of changes by itself does not see those of a network's
-# file system, nor those behind a symbolic link.
+# How often they are looked at (seconds); a change is taken up at the second look that sees it. A renewal is no hurry,
+# and such a look costs some microseconds. Looking, since what tells of changes by itself does not see those of a
+# network's file system, nor those behind a symbolic link.
 INTERVAL = 1.0
 
 _Looks = dict[str, tuple[int, int, int] | None]
