@@ -301,6 +301,20 @@ async def test_limits_by_the_option_that_sets_them(options: dict[str, Any], line
         assert served.server.statistics.refusals["limit"] == {limit: 1}
 
 
+@pytest.mark.parametrize(("content", "kind", "reason"), [(b"x" * 100, "limit", "size"), (b"\0", "protocol", "content")])
+async def test_a_handler_that_lets_a_refusal_of_the_message_through_has_not_refused_it(
+    content: bytes, kind: str, reason: str
+) -> None:
+    async def on_data(stream: MessageStream, session: Session) -> None:
+        await stream.read()
+
+    async with serving(on_data=on_data, size=10) as served:
+        client = await served.hello()
+        assert (await client.deliver(content + b"\r\n")).startswith("55")
+        refusals = served.server.statistics.refusals
+        assert refusals == {"limit": {}, "handler": {}, "failure": {}, "protocol": {}} | {kind: {reason: 1}}
+
+
 async def test_a_message_that_is_too_large_crosses_a_limit() -> None:
     async with serving(size=10) as served:
         client = await served.hello()

@@ -79,6 +79,8 @@ class Asking:
             if answer is not None and isinstance(answer, Reject):
                 raise answer  # nor may one that was returned where it was to be raised
         except Reject as reject:
+            if rule is ON_DATA and getattr(arguments[0], "refusal", None) is not None:
+                raise Refused(reply.MESSAGE_REFUSED) from reject  # what the message is refused for takes its place
             raise Refused(self._refusal(reject, rule)) from reject
         except (Refused, ConnectionEnded, TransactionAborted):
             raise
