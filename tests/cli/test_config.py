@@ -253,6 +253,7 @@ class TestFileErrors:
                 r"\[\[listen\]\] 1: unknown option 'lmpt': did you mean 'lmtp'",
             ),
             ("[[listen]]\naddress = ':1'\nlmtp = 1", r"\[\[listen\]\] 1: option lmtp: must be true or false"),
+            ("[[listen]]\naddress = 'fd:3'\n" * 2, r"\[\[listen\]\] 2: fd:3 is given twice"),
             ("[[deliver]]\n", r"\[\[deliver\]\] 1: url is missing, for example url = \"maildir:"),
             ("[[deliver]]\nurl = 5", r"\[\[deliver\]\] 1: url must be a string"),
             ("[[deliver]]\nurl = 'maildr:x'", r"\[\[deliver\]\] 1: .*did you mean 'maildir'\?"),
@@ -289,6 +290,7 @@ class TestArgumentErrors:
             ({"settings": ["=5"]}, "unknown option ''"),
             ({"settings": ["secured=true"]}, "^--set secured: option secured"),
             ({"listen": ["nonsense"]}, "^--listen: 'nonsense' is no address"),
+            ({"listen": [":25", "[::1]:25", ":25"]}, "^--listen: :25 is given twice"),
             ({"deliver": ["nonsense"]}, "^--deliver: 'nonsense' is no target"),
         ],
     )

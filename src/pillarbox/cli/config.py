@@ -230,6 +230,7 @@ def effective(
     }  # fmt: skip
     chosen = _program(document, program or {}).model_copy(update=fixed)
     configuration = Configuration(options, listeners, routes, who, chosen, sources, snapshot)
+    _check_listeners(configuration)
     _check_routes(configuration)
     files = pem_files(configuration) if pem is None else tuple(pem)
     return dataclasses.replace(_closed(configuration), files=tuple(files))
@@ -445,6 +446,15 @@ class _placed:  # noqa: N801 - used as a function
 
 
 # --- Checks of the whole
+
+
+def _check_listeners(configuration: Configuration) -> None:
+    listeners = configuration.listeners
+    for number, listener in enumerate(listeners):
+        if listener.arguments.get("port") == 0:  # each is another one
+            continue
+        if any(listener.arguments == other.arguments for other in listeners[:number]):
+            raise ConfigurationError(located(listener.source or "--listen", f"{listener.address} is given twice"))
 
 
 def _check_routes(configuration: Configuration) -> None:
