@@ -244,6 +244,22 @@ class TestKilled:
             found.add(number)
         assert found >= set(acknowledged)
 
+    def test_what_some_recipients_have_stands_in_the_log_when_others_are_refused(
+        self, start: Start, tmp_path: Path
+    ) -> None:
+        (tmp_path / "mail.toml").write_text(
+            "[[listen]]\naddress = '127.0.0.1:0'\n"
+            "[[deliver]]\nurl = 'maildir:box'\nrecipients = ['*@here.example']\n"
+            "[[deliver]]\nurl = 'pipe:sh -c \"exit 67\"'\nrecipients = ['*@there.example']\n"
+        )
+        program = start("--config", "mail.toml")
+        with pytest.raises(smtplib.SMTPDataError, match=r"all but these have the message: <b@there\.example>"):
+            send(program.port(), ("a@here.example", "b@there.example"))
+        assert len(stored(tmp_path / "box")) == 1
+        program.line(r"^message from .*, in box/new/")
+        program.line(r"^message from .*, refused for <b@there\.example>: 550 5\.1\.1 ")
+        program.line(r"^message from .*, refused: 554 5\.3\.0 ")
+
 
 class TestSignals:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -124,6 +124,8 @@ def _reply(
         return [answer if isinstance(answer, Reject) else None for answer in answers]
     refusal = one_reply(session.envelope.rcpt_to, answers)
     if refusal is not None:
+        if _places(answers):  # some have it, whatever the one reply says
+            _log_each(session, stream, answers)
         _log_message(session, stream, "refused: %s", str(refusal))
         raise refusal
     _log_message(session, stream, "in %s", ", ".join(_places(answers)))
