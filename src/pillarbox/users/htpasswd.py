@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["HtpasswdSettings", "HtpasswdUsers"]
 
 _OTHERS_MAY_READ = 0o004
+_ADVICE = {
+    FileNotFoundError: ": make it with 'pillarbox user add FILE NAME'",
+    PermissionError: ": give it to the group that the program runs as, which may read it: chgrp, chmod g+r",
+}
 
 _log = logging.getLogger("pillarbox.users")
 
@@ -54,7 +58,7 @@ class HtpasswdUsers(Users):
             mode = await asyncio.to_thread(lambda: self._file.path.stat().st_mode)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise ConfigurationError(f"{self.url}: {reason}: make it with 'pillarbox user add FILE NAME'") from error
+            raise ConfigurationError(f"{self.url}: {reason}{_ADVICE.get(type(error), '')}") from error
         if accounts.problems:
             raise ConfigurationError(f"{self._file.path}, {accounts.problems[0]}")
         if mode & _OTHERS_MAY_READ:
