@@ -176,6 +176,14 @@ async def test_the_lock_of_one_that_is_killed_is_free() -> None:
             assert await counts.enter({"clients": 1})
 
 
+async def test_where_there_are_no_files_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.memfd_create", raising=False)
+    with shared(2) as counts, others(counts, 'await counts.enter({"clients": 1})', 1) as (worker,):
+        assert await counts.enter({"clients": 1})
+        worker.go()
+        assert worker.said() == "False"
+
+
 # --- More names than rows
 
 

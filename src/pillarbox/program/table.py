@@ -114,10 +114,10 @@ class Table:
 
 
 def _unnamed_file(size: int) -> int:
-    """Return the descriptor of a file without a name, in memory where the system has such."""
-    if hasattr(os, "memfd_create"):
+    """Return the descriptor of a file without a name, in memory where the system has such and allows it."""
+    try:
         descriptor = os.memfd_create("pillarbox")
-    else:
+    except (AttributeError, OSError):
         with tempfile.TemporaryFile() as file:
             descriptor = os.dup(file.fileno())
     os.ftruncate(descriptor, size)

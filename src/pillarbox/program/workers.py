@@ -53,7 +53,10 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration, number: int) -> None:
         self.configuration = configuration
-        self.counts = WorkersCounts(number)
+        try:
+            self.counts = WorkersCounts(number)
+        except OSError as error:
+            raise ProgramFailed(f"there is no memory that {number} workers could share: {error}") from error
         self.workers = [Slot(self, each) for each in range(1, number + 1)]
         self.pages = Workers(configuration, self.workers)
         self.stopping = False
