@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pillarbox import LimitCounts
@@ -107,6 +107,7 @@ steps = st.one_of(
 )
 
 
+@settings(deadline=None)  # of a busy machine
 @given(st.lists(steps, max_size=40))
 def test_several_answer_as_one_does(done: list[Any]) -> None:
     with shared(3) as first:
