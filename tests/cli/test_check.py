@@ -161,7 +161,7 @@ class TestSecrets:
             async def deliver(self, message: deliver.Message) -> str:
                 raise NotImplementedError
 
-        monkeypatch.setitem(deliver._TARGETS, "own", (__name__, "Own"))
+        monkeypatch.setitem(deliver._SCHEMES.built_in, "own", (__name__, "Own"))
         monkeypatch.setitem(globals(), "Own", Own)
         pem = (folder / "mx.key").read_text()
         file = write(
@@ -366,7 +366,7 @@ class TestErrors:
             async def deliver(self, message: deliver.Message) -> str:
                 raise NotImplementedError
 
-        monkeypatch.setitem(deliver._TARGETS, "relay", (__name__, "Relay"))
+        monkeypatch.setitem(deliver._SCHEMES.built_in, "relay", (__name__, "Relay"))
         monkeypatch.setitem(globals(), "Relay", Relay)
         text = "[[listen]]\naddress = ':25'\n[[deliver]]\nurl = 'relay:'\n"
         result = run("check", write(text))
