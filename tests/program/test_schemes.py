@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pillarbox import ConfigurationError, deliver, users
+from pillarbox.program.settings import without_login
 from support import offering
 
 MODULE = """
@@ -77,12 +78,12 @@ def test_ours_cannot_be_replaced(place: Path, made: Callable[..., Any]) -> None:
     ("url", "says"),
     [
         ("godo:x", r"^'godo:x': unknown scheme 'godo': did you mean 'good'\? \(known: .*good:, .*\)$"),
-        ("goood://ann:secret@host/x", r"^'goood://ann@host/x': unknown scheme 'goood': did you mean 'good'\?"),
+        ("goood://ann:secret@host/x", r"^'goood://host/x': unknown scheme 'goood': did you mean 'good'\?"),
         ("missing:x", r"^missing: own_parts:Missing of pillarbox-own cannot be loaded: AttributeError: .*'Missing'$"),
         ("mute:x", r"^mute: Mute has no method (deliver|authenticate)$"),
         ("odd:x", r"^odd: Odd\.Settings is no subclass of pillarbox\.(deliver|users)\.Settings$"),
         ("other:x", r"^other: 5 is no subclass of pillarbox\.(deliver\.Target|users\.Users)$"),
-        ("broken://ann:secret@host", r"^broken://ann@host: Broken\(url, settings\) failed: OSError: no database$"),
+        ("broken://ann:secret@host", r"^broken://host: Broken\(url, settings\) failed: OSError: no database$"),
     ],
 )
 def test_what_cannot_be_used_is_said(place: Path, made: Callable[..., Any], url: str, says: str) -> None:
@@ -105,3 +106,18 @@ def test_of_two_with_one_scheme_none_is_chosen(place: Path, made: Callable[..., 
     assert "second:A of pillarbox-second" in text
     assert text.endswith("; uninstall what you do not need")
     assert type(made("python:own_parts:Good")).__name__ == "Good"  # nothing else is harmed
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("maildir:mail", "maildir:mail"),
+        ("smtp://ann:se/c:r@t@host:25/x", "smtp://host:25/x"),
+        ("smpt:ann:secret@host", "smpt:host"),
+        ("redis://:secret@[::1]:6379/0", "redis://[::1]:6379/0"),
+        ("maildir:mail/a@b", "maildir:mail/a@b"),
+        ("no scheme", "no scheme"),
+    ],
+)
+def test_no_password_is_shown(url: str, shown: str) -> None:
+    assert without_login(url) == shown

@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pillarbox import ConfigurationError
-from pillarbox.program.settings import Settings, likely
+from pillarbox.program.settings import Settings, likely, without_login
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -80,7 +80,7 @@ class Schemes(Generic[_Part]):
             if kind.__module__.startswith("pillarbox."):  # a bug of ours
                 raise
             problem = f"{kind.__name__}(url, settings) failed: {type(error).__name__}: {error}"
-            raise ConfigurationError(f"{_without_password(url)}: {problem}") from error
+            raise ConfigurationError(f"{without_login(url)}: {problem}") from error
         made: _Part = part
         return made
 
@@ -91,7 +91,7 @@ class Schemes(Generic[_Part]):
         known = self.known()
         names = ", ".join(f"{each}:" for each in known)
         hint = likely(scheme, list(known))
-        return ConfigurationError(f"{_without_password(url)!r}: unknown scheme {scheme!r}{hint} (known: {names})")
+        return ConfigurationError(f"{without_login(url)!r}: unknown scheme {scheme!r}{hint} (known: {names})")
 
     def _checked(self, found: Any, scheme: str) -> type[_Part]:
         if not (isinstance(found, type) and issubclass(found, self._base)):
@@ -115,10 +115,3 @@ def _loaded(point: EntryPoint) -> Any:
 
 def _described(point: EntryPoint) -> str:
     return f"{point.value} of {point.dist.name if point.dist else 'a distribution'}"
-
-
-def _without_password(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}{slash}{path}"
