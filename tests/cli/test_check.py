@@ -132,6 +132,7 @@ class TestWhatItExplains:
         first, second = found(run, file)["targets"]
         assert (first["url"], first["recipients"], first["optional"]) == ("maildir:mail", ["*@example.com"], False)
         assert (second["optional"], second["listeners"]) == (True, ["127.0.0.1:25"])
+        assert (first["timeout"], second["timeout"]) == (300, 60)
         assert second["source"] == f"{file}, [[deliver]] 2"
 
     def test_for_a_person(self, run: Run, write: Write) -> None:

@@ -120,6 +120,7 @@ WRONG = [
     "[[deliver]]\nurl = 'discard:'\nrecipient = ['a@b']",
     "[[deliver]]\nurl = 'discard:'\nquota = 5",
     "[[deliver]]\nurl = 'discard:'\ntimeout = 'long'",
+    "[[deliver]]\nurl = 'discard:'\ntimeout = 0",
     "[access]\naccept = '*@example.com'",
     "[access]\nsenders = ['joe']",
     "[program]\nlog_level = 'loud'",
