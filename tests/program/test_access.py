@@ -331,7 +331,7 @@ class TestMistakes:
             ("D\nrecipiens = []", r"\[\[deliver\]\] 1: unknown key 'recipiens': did you mean 'recipients'"),
             ("D\nlisteners = [':26']", r"\[\[deliver\]\] 1: listeners: there is no listener ':26'"),
             ("D\nlisteners = [':2']\nL\nL2", r"\[\[listen\]\] 2: no \[\[deliver\]\] is for the listener :3"),
-            ("D\ntimeout = 0", r"timeout must be more than 0 seconds"),
+            ("D\ntimeout = 0", r"timeout: should be greater than 0, not 0"),
             ("D\ntimeout = inf", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
             ("D\ntimeout = nan", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
         ],
