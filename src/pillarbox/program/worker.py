@@ -150,7 +150,7 @@ class Worker(Process):
         await _first_of(told, self.channel.closed)
         told.cancel()
         if self.channel.closed.done():
-            _log.warning("worker %d: its supervisor is gone: closing", self.number)
+            _log.warning("the supervisor is gone: closing")
 
     def closed(self) -> None:
         return
