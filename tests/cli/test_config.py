@@ -291,7 +291,7 @@ class TestArgumentErrors:
             ({"settings": ["secured=true"]}, "^--set secured: option secured"),
             ({"listen": ["nonsense"]}, "^--listen: 'nonsense' is no address"),
             ({"listen": [":25", "[::1]:25", ":25"]}, "^--listen: :25 is given twice"),
-            ({"deliver": ["nonsense"]}, "^--deliver: 'nonsense' is no target"),
+            ({"deliver": ["nonsense"]}, "^--deliver: 'nonsense' has no scheme"),
         ],
     )
     def test_name_the_argument(self, arguments: dict[str, list[str]], message: str) -> None:
