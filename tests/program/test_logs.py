@@ -8,7 +8,9 @@ import re
 import smtplib
 import subprocess
 import sys
+import threading
 from base64 import b64encode
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +70,39 @@ class TestJSON:
         program.end()
         errors = [record for record in records(program) if record["level"] == "error"]
         assert ["cannot store a message" in record["message"] for record in errors] == [True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a pipe that can be locked")
+def test_long_lines_of_several_workers_stay_whole_where_the_reader_is_slow(tmp_path: Path) -> None:
+    """A system writes no more than PIPE_BUF in one piece, and between two pieces another process may write."""
+    command = [*MODULE, "serve", "--workers", "2", "--listen", "127.0.0.1:0", "--deliver", "discard:"]
+    recipients = [f"{number:060}@{'.'.join(['d' * 60] * 3)}.example" for number in range(10)]
+    read = b""
+    import fcntl
+
+    def messages(port: int) -> None:
+        for _ in range(20):
+            send(port, *recipients)
+
+    def end_after(clients: list[Future[None]]) -> None:
+        wait(clients)
+        program.terminate()
+
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as program, ThreadPoolExecutor(5) as clients:
+        assert program.stderr is not None
+        pipe = program.stderr.fileno()
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # it is full with the half of such a line
+        ending = threading.Timer(WAIT, program.kill)
+        ending.start()
+        while not (found := re.search(rb"listening on 127\.0\.0\.1:(\d+)", read)):
+            read += os.read(pipe, 4096)
+        done = [clients.submit(messages, int(found[1])) for _ in range(4)]
+        clients.submit(end_after, done)
+        while octets := os.read(pipe, 4096):
+            read += octets
+        ending.cancel()
+    lines = [json.loads(line) for line in read.splitlines()]
+    assert sum("outcome" in line for line in lines) == 80
 
 
 class TestTerminal:

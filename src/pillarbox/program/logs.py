@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator
 
 from pillarbox import Networks, log_fields
+from pillarbox.program.pipes import nobody_else_writes, pipe_of
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
@@ -77,6 +78,11 @@ class _Stderr(logging.StreamHandler[Any]):
     def __init__(self, worker: int | None) -> None:
         super().__init__()
         self.worker = worker
+        self._pipe = pipe_of(self.stream)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with nobody_else_writes(self._pipe):
+            super().emit(record)
 
 
 def _networks(transcripts: list[str]) -> Networks | None:
