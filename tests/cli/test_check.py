@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -330,6 +331,25 @@ class TestWarnings:
         assert [each["code"] for each in result["warnings"]] == [code]
         assert text in result["warnings"][0]["text"]
         assert "geheim" not in json.dumps(result)
+
+    @pytest.mark.parametrize(
+        ("line", "module", "extra"),
+        [
+            ("[[deliver]]\nurl = 'smtp://127.0.0.1'", "aiosmtplib", "smtp"),
+            ("[[users]]\nurl = 'http://127.0.0.1/'", "aiohttp", "http"),
+            ("[[users]]\nurl = 'jwt:keys'\nissuer = 'a'\naudience = 'b'", "jwt", "jwt"),
+            ("[program]\nmetrics = '127.0.0.1:0'", "prometheus_client", "metrics"),
+            ("[program]\ntraces = 'http://127.0.0.1'", "opentelemetry", "traces"),
+        ],
+    )
+    def test_an_extra_that_is_missing(
+        self, run: Run, write: Write, monkeypatch: pytest.MonkeyPatch, line: str, module: str, extra: str
+    ) -> None:
+        file = write(f"{line}\n")
+        assert not [each for each in found(run, file)["warnings"] if each["code"] == "no-library"]
+        monkeypatch.setitem(sys.modules, module, None)
+        (warning,) = [each for each in found(run, file)["warnings"] if each["code"] == "no-library"]
+        assert f"needs {module}: pip install 'pillarbox[{extra}]'" in warning["text"]
 
     def test_a_password_for_the_collector_does_not_show(self, run: Run, write: Write) -> None:
         file = write("[program]\ntraces = 'http://u:geheim@127.0.0.1:4318'\n")

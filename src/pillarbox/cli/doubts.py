@@ -188,6 +188,10 @@ def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
             account_named(user)
         except ConfigurationError as error:
             yield Doubt("no-user", (file or "--user",), f"serve would not start here: {error}")
+    for what, module, extra in _libraries(configuration):
+        if not _can_be_imported(module):
+            needs = f"it needs {module}: pip install 'pillarbox[{extra}]'"
+            yield Doubt("no-library", (what,), f"serve would not start here: {needs}")
     for backend in configuration.users:
         if not isinstance(backend.users, HtpasswdUsers):
             continue
@@ -200,6 +204,36 @@ def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
             continue
         for problem in problems[:1]:
             yield Doubt("users-file", (path,), f"serve would not start here: {problem}")
+
+
+def _libraries(configuration: Configuration) -> Iterator[tuple[str, str, str]]:
+    """Yield what of the configuration looks for a library when it starts: its name, the module, the extra."""
+    from pillarbox.deliver.relay_settings import RelaySettings
+
+    for route in configuration.routes:
+        if isinstance(route.target.settings, RelaySettings):
+            yield route.target.url, "aiosmtplib", "smtp"
+    for backend in configuration.users:
+        scheme, _, place = backend.users.url.partition(":")
+        if scheme in ("http", "https"):
+            yield backend.users.url, "aiohttp", "http"
+        if scheme == "jwt":
+            yield backend.users.url, "jwt", "jwt"
+            if place.lower().startswith("http"):
+                yield backend.users.url, "aiohttp", "jwt"
+    if configuration.program.metrics is not None:
+        yield "metrics", "prometheus_client", "metrics"
+    if configuration.program.traces is not None:
+        yield "traces", "opentelemetry", "traces"
+
+
+def _can_be_imported(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _about_files(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
