@@ -150,6 +150,19 @@ class TestReceived:
         s.envelope.rcpt_to = [Recipient("b@bücher.example")]
         assert "for <b@xn--bcher-kva.example>;" in received(s)
 
+    @pytest.mark.parametrize(
+        ("address", "shown"),
+        [("ü@bücher.example", ""), ("b@bücher.example", "for <b@xn--bcher-kva.example>;"), ("b@c.d", "for <b@c.d>;")],
+    )
+    def test_without_utf8_where_the_next_server_may_not_take_it(self, address: str, shown: str) -> None:
+        s = session(user="jö", smtp_utf8=True)
+        s.envelope.rcpt_to = [Recipient(address)]
+        text = received(s, utf8=False)
+        assert text.isascii()
+        assert " with UTF8SMTP" in text
+        assert shown in text
+        assert ("for" in text) == bool(shown)
+
     @pytest.mark.parametrize("address", ["ü@example.com", "a@\u2603\u2603.example", "x" * 2000, "a\r\nb@c"])
     def test_what_cannot_stand_in_a_header_is_left_out(self, address: str) -> None:
         s = session()

@@ -39,20 +39,27 @@ _WITH_SMTPUTF8 = {
 
 
 def received_header(
-    session: Session, *, by: str, confirmed_name: str | None = None, date: datetime | None = None
+    session: Session,
+    *,
+    by: str,
+    confirmed_name: str | None = None,
+    date: datetime | None = None,
+    utf8: bool = True,
 ) -> bytes:
     """Return the Received field for the session's transaction.
 
-    by: the server's own name; confirmed_name: the peer's PTR name, only if it resolves back to the peer's
-    address; date: now where it is not given.
+    by: the server's own name; confirmed_name: the peer's PTR name, only if it resolves back to the peer's address;
+    date: now where it is not given; utf8: whether a message that came with SMTPUTF8 may have UTF-8 in this field, which
+    not every server takes that it may go to.
     """
+    utf8 = utf8 and session.envelope.smtp_utf8
     # RFC 5321 4.4: 'Stamp = From-domain By-domain Opt-info [CFWS] ";" FWS date-time'
     clauses = [
         _from_domain(session, confirmed_name),
         _tls_comment(session),
-        _user_comment(session),
+        _user_comment(session, utf8),
         _by_domain(session, by),
-        _for(session),
+        _for(session, utf8),
     ]
     stamp = [words for words in clauses if words]
     stamp[-1][-1] += ";"
@@ -101,10 +108,10 @@ def _tls_comment(session: Session) -> list[str]:
     return ["(using", _comment_text(session.tls.version), "with", "cipher", f"{_comment_text(session.tls.cipher)})"]
 
 
-def _user_comment(session: Session) -> list[str]:
+def _user_comment(session: Session, utf8: bool) -> list[str]:
     if session.username is None:  # the name, not `session.user`: an object's text could hold anything
         return []
-    shown = _comment_text(session.username, utf8=session.envelope.smtp_utf8)
+    shown = _comment_text(session.username, utf8=utf8)
     return ["(Authenticated", "sender:", *f"{shown})".split(" ")]
 
 
@@ -118,13 +125,12 @@ def _by_domain(session: Session, by: str) -> list[str]:
     return ["by", by, "(pillarbox)", "with", kind, "id", f"{session.id}.{session.transaction}"]
 
 
-def _for(session: Session) -> list[str]:
+def _for(session: Session, utf8: bool) -> list[str]:
     # RFC 5321 7.2: "... SMTP clients and servers SHOULD NOT copy the full set of RCPT command arguments into the header
     # section, either as part of trace header fields or as informational or private-extension header fields."
     recipients = session.envelope.rcpt_to
     if len(recipients) != 1:
         return []
-    utf8 = session.envelope.smtp_utf8
     path = _path(recipients[0].address, utf8)
     return ["for", path] if path and (utf8 or path.isascii()) else []
 

@@ -114,6 +114,20 @@ def test_a_message_arrives(edge: Callable[..., Program], tmp_path: Path, scheme:
     program.line(rf"message from <a@example.org> to .*, in {scheme}:{scheme} \(250 2\.6\.0 OK: message ")
 
 
+def test_smtputf8_that_only_our_own_field_would_need(edge: Callable[..., Program], tmp_path: Path) -> None:
+    """The domain goes on in its ASCII form; a Received field that names it in UTF-8 would have the message refused."""
+    inside = INSIDE.replace("ann@example.com", "ann@bücher.example")
+    inside = inside.replace("[[listen]]", "[[listen]]\nhide_smtputf8 = true")
+    program = edge("smtp:smtp", inside=inside)
+    with Client(port_of(program)) as client:
+        client.mail("a@example.org", ["SMTPUTF8"])
+        client.send("RCPT TO:<ann@bücher.example>\r\n".encode())
+        assert client.getreply()[0] == 250
+        assert client.data(CONTENT)[0] == 250
+    [content] = stored(tmp_path)
+    assert content.isascii()
+
+
 def test_nobody_is_told_at_rcpt(edge: Callable[..., Program]) -> None:
     with Client(port_of(edge("lmtp:lmtp"))) as client:
         assert client.mail("a@example.org")[0] == 250

@@ -71,10 +71,14 @@ class _Hooks:
 
     async def on_data(self, stream: MessageStream, session: Session) -> Sequence[str | Reject | None] | None:
         recipients = session.envelope.rcpt_to
-        trace = received_header(session, by=self._name, confirmed_name=await self._confirmed_name(session))
+        name = await self._confirmed_name(session)
+        trace = received_header(session, by=self._name, confirmed_name=name)
         final = return_path_header(session) + trace
 
         def head(part: Part) -> bytes:
+            if part.route.target.relays and session.envelope.smtp_utf8:
+                # Or a message that needs no SMTPUTF8 would need it for this field, and the next server may not have it.
+                return received_header(session, by=self._name, confirmed_name=name, utf8=False)
             return final if part.route.target.final else trace
 
         try:
