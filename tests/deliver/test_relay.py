@@ -377,6 +377,12 @@ class TestFaults:
             assert "secrets.example is closed" in caplog.text
             assert there.url() in caplog.text
 
+    async def test_a_server_that_closes_at_once_is_named_once(self, caplog: pytest.LogCaptureFixture) -> None:
+        async with next_server(greeting=CLOSES) as there, relay(there.url()) as target:
+            assert await refused(target) == UNREACHABLE
+            assert f"{there.url()}: cannot connect: " in caplog.text
+            assert caplog.text.count(str(there.port)) == 1
+
     async def test_in_lmtp_those_that_have_an_answer_keep_it(self) -> None:
         end = b"250 2.0.0 has it\r\n421 4.3.2 closing\r\n"
         async with next_server(end=end) as there, relay(there.url("lmtp")) as target:

@@ -6,6 +6,7 @@ Then the socket changes hands: ``relay_client`` speaks from there on.
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, cast
 
 from aiosmtplib import (
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pillarbox.deliver.relay_settings import Place
 
 __all__ = ["LoginRefused", "connect"]
+
+_PLACE = re.compile(r"Error connecting to .*? on port \w+: ")
 
 
 class LoginRefused(Lost):
@@ -131,4 +134,5 @@ def _reason(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(error, SMTPConnectError) and isinstance(cause, OSError) and not isinstance(cause, SMTPException):
         return f"cannot connect: {cause.strerror or cause}"
-    return str(error) or type(error).__name__
+    # aiosmtplib names the place, which stands in the log already, and for a Unix socket "None on port None".
+    return _PLACE.sub("cannot connect: ", str(error)) or type(error).__name__
