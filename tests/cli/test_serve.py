@@ -317,6 +317,18 @@ class TestFailures:
             line = failed(start, "--config", str(file))
             assert line.startswith(f"Error: {file}, [[listen]] 2: cannot listen on 127.0.0.1:{port}: ")
 
+    def test_a_locale_without_the_characters_of_a_path(self, start: Start, tmp_path: Path) -> None:
+        ascii_only = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *MODULE]
+        (tmp_path / "mail.toml").write_text("[[deliver]]\nurl = 'maildir:\u00fc'\n", encoding="utf-8")
+        line = failed(start, "--config", "mail.toml", command=ascii_only)
+        assert line.endswith("this locale has no such characters: set LC_ALL=C.UTF-8")
+        program = start("--listen", "127.0.0.1:0", "--deliver", "maildir:{local}", command=ascii_only)
+        with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+            client.ehlo()
+            client.mail("a@example.org", ["SMTPUTF8"])
+            client.send("RCPT TO:<\u00fc@example.com>\r\n".encode())
+            assert client.getreply()[0] == 553
+
     @pytest.mark.parametrize(
         ("address", "message"),
         [

@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Formatter
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session
-from pillarbox.program.paths import local_path
+from pillarbox.program.paths import can_be_named, local_path
 from pillarbox.program.patterns import unquoted
 from pillarbox.program.settings import likely
 
@@ -81,7 +81,7 @@ class PathTemplate:
         if not self.fields:
             return self.base
         path = Path(self._template.filled(lambda field: self._value(field, recipient, session)))
-        if any(len(name.encode()) > self._longest for name in path.parts):
+        if any(len(name.encode()) > self._longest for name in path.parts) or not can_be_named(path):
             raise _not_a_name()
         return path
 

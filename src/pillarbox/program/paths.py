@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from pillarbox import ConfigurationError
 
-__all__ = ["expanded", "local_path", "looks"]
+__all__ = ["can_be_named", "expanded", "local_path", "looks"]
 
 
 def local_path(url: str, example: str = "") -> Path:
@@ -26,9 +27,21 @@ def local_path(url: str, example: str = "") -> Path:
 def expanded(path: str, shown: str | None = None) -> Path:
     """Return the path that a text names; raise ConfigurationError, with what is shown, for the home of nobody."""
     try:
-        return Path(path).expanduser()
+        found = Path(path).expanduser()
     except RuntimeError as error:
         raise ConfigurationError(f"{shown or path!r}: there is no such home directory") from error
+    if not can_be_named(found):
+        raise ConfigurationError(f"{shown or path!r}: this locale has no such characters: set LC_ALL=C.UTF-8")
+    return found
+
+
+def can_be_named(path: Path) -> bool:
+    """Whether the characters of a path exist in the encoding of file names, which the locale says."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def looks(*paths: str | None) -> tuple[object, ...]:
