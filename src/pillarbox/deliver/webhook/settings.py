@@ -18,6 +18,7 @@ JSON_MAX_SIZE = 10 * 1024 * 1024  # octets of a message in base64, where no limi
 
 # RFC 9110 5.6.2: 'token = 1*tchar'; 5.5: a field value has visible characters, spaces and tabs.
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_UNSENDABLE = re.compile(r"[\s\x00-\x1f\x7f]")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = {
     "connection",
@@ -79,6 +80,13 @@ class WebhookSettings(Settings):
                 raise ValueError(f"the value of {name} has characters that no header field may have")
         return headers
 
+    @field_validator("proxy")
+    @classmethod
+    def _check_proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
+        if proxy is not None and not _is_proxy(proxy.get_secret_value()):
+            raise ValueError("must be the URL of an HTTP proxy: http://HOST:PORT")  # it may hold a password
+        return proxy
+
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.format == "reference" and self.folder is None:
@@ -111,8 +119,10 @@ def shown_url(url: str, settings: WebhookSettings) -> str:
     except ValueError:
         raise ConfigurationError("the URL of the webhook is none: write https://HOST/PATH") from None
     shown = f"{parts.scheme}://{_host(parts.hostname)}{f':{port}' if port else ''}{parts.path}"
-    if not parts.hostname or re.search(r"[\s\x00-\x1f\x7f]", url):
+    if not parts.hostname or port == 0 or _UNSENDABLE.search(parts.netloc):
         raise ConfigurationError(f"{shown!r} names no host: write https://HOST/PATH")
+    if _UNSENDABLE.search(url):
+        raise ConfigurationError(f"{shown!r}: a space in it is written %20")
     if parts.fragment:
         raise ConfigurationError(f"{shown!r}: a fragment (#…) is not sent: leave it out")
     if parts.scheme == "http" and (settings.ca or settings.cert):
@@ -122,6 +132,14 @@ def shown_url(url: str, settings: WebhookSettings) -> str:
     if parts.username is not None and any(name.lower() == "authorization" for name in settings.headers):
         raise ConfigurationError(f"{shown!r}: there is a user in the URL and Authorization in headers: which is it?")
     return shown + ("?…" if parts.query else "")
+
+
+def _is_proxy(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
+    except ValueError:
+        return False
 
 
 def _host(name: str | None) -> str:
