@@ -91,6 +91,10 @@ class TestAdd:
         [line] = file.read_text("utf-8").splitlines()
         assert ScramKeys.parse(line.partition(":")[2]).fits("IX")
 
+    def test_a_folder_that_is_missing(self, tmp_path: Path) -> None:
+        status, _, told = run("add", "--stdin", tmp_path / "none" / "users", "alice")
+        assert (status, told.endswith("no such file or directory (make its folder first)\n")) == (2, True)
+
     @pytest.mark.parametrize("name", ["", "a:b", "#a", " a", "a\tb", "\N{KEY}", "x" * 256])
     def test_what_is_no_name(self, file: Path, name: str) -> None:
         status, _, told = run("add", "--stdin", file, name)

@@ -190,7 +190,7 @@ def _change(file: Path, edit: Callable[[list[str]], Sequence[str]], *, make: boo
     try:
         change(file, edit, make=make)
     except OSError as error:
-        raise Failure(f"{file}: {_reason(error)}") from error
+        raise Failure(f"{file}: {_reason(error, file)}") from error
 
 
 def _accounts(file: Path) -> Accounts:
@@ -199,7 +199,7 @@ def _accounts(file: Path) -> Accounts:
     try:
         return parse_accounts(file.read_bytes())
     except OSError as error:
-        raise Failure(f"{file}: {_reason(error)}") from error
+        raise Failure(f"{file}: {_reason(error, file)}") from error
 
 
 def _tell_of_scram(file: Path, name: str) -> None:
@@ -211,9 +211,11 @@ def _tell_of_scram(file: Path, name: str) -> None:
         click.echo(f"{file}: other users {others} keys for SCRAM: it is offered only where all have them", err=True)
 
 
-def _reason(error: OSError) -> str:
+def _reason(error: OSError, file: Path) -> str:
     advice = {
         PermissionError: " (run it as the owner of the file and of its folder, or as root)",
-        FileNotFoundError: " (make it with 'pillarbox user add')",
+        FileNotFoundError: " (make it with 'pillarbox user add')"
+        if file.parent.is_dir()
+        else " (make its folder first)",
     }
     return (error.strerror or str(error)).lower() + advice.get(type(error), "")
