@@ -212,10 +212,9 @@ def _tell_of_scram(file: Path, name: str) -> None:
 
 
 def _reason(error: OSError, file: Path) -> str:
+    missing = "make it with 'pillarbox user add'" if file.parent.is_dir() else "make its folder first"
     advice = {
         PermissionError: " (run it as the owner of the file and of its folder, or as root)",
-        FileNotFoundError: " (make it with 'pillarbox user add')"
-        if file.parent.is_dir()
-        else " (make its folder first)",
+        FileNotFoundError: f" ({missing})",
     }
     return (error.strerror or str(error)).lower() + advice.get(type(error), "")
