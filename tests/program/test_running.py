@@ -23,6 +23,7 @@ import trustme
 from pillarbox import ConfigurationError
 from pillarbox.cli.config import effective
 from pillarbox.program.privileges import account
+from pillarbox.program.run import StopSignals
 from pillarbox.program.running import Running
 from program import MODULE, WAIT, Program, Start
 
@@ -229,6 +230,23 @@ class TestReload:
     def test_with_workers_addresses_stay(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN, "--workers", "2")
         run.change(LISTEN.replace("127.0.0.1:0", "127.0.0.1:1"), "not reloaded, .*with workers they need a restart")
+
+
+async def test_a_signal_while_the_program_ends_by_itself_is_no_error() -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    errors: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    try:
+        stopped = asyncio.create_task(StopSignals().stopped())
+        await asyncio.sleep(0)
+        stopped.cancel()
+        await asyncio.wait([stopped])
+        signal.raise_signal(signal.SIGTERM)
+        await asyncio.sleep(0.01)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert errors == []
 
 
 class TestCertificates:

@@ -253,7 +253,11 @@ class StopSignals:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL if self._at_once is None else self._second)
         with suppress(RuntimeError):  # the loop is closed: the program ends anyway
-            self._loop.call_soon_threadsafe(self._stopped.set_result, signal.Signals(number).name)
+            self._loop.call_soon_threadsafe(self._hear, signal.Signals(number).name)
+
+    def _hear(self, name: str) -> None:
+        if not self._stopped.done():  # nobody waits any more: the program has failed, and ends already
+            self._stopped.set_result(name)
 
     def _second(self, number: int, _frame: object) -> None:
         if self._at_once is not None:
