@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import socket
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -203,6 +206,20 @@ class TestStatus:
         result = run("probe", "--json", "--timeout", "0.2", "[::1]")
         reports = json.loads(result.stdout)
         assert [each["server"] for each in reports] == ["[::1]:25", "[::1]:465", "[::1]:587"]
+
+    def test_one_that_says_little_at_a_time(self, run: Run) -> None:
+        def drip(listening: socket.socket) -> None:
+            with contextlib.suppress(OSError), listening.accept()[0] as client:
+                while True:
+                    client.sendall(b"2")
+                    time.sleep(0.05)
+
+        with socket.create_server((HOST, 0)) as listening:
+            dripping = threading.Thread(target=drip, args=(listening,), daemon=True)
+            dripping.start()
+            report = asked(run, "--timeout", "0.3", f"{HOST}:{listening.getsockname()[1]}", status=76)
+            dripping.join(10)
+        assert "timed out" in report["failure"]
 
     @pytest.mark.parametrize("arguments", [[], ["::1:25"], ["http://x"], ["--timeout", "0", "x"]])
     def test_wrong_arguments(self, run: Run, arguments: list[str]) -> None:

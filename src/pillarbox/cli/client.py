@@ -139,8 +139,14 @@ class Client(smtplib.SMTP):
 
     def getreply(self) -> Answer:
         """Read a reply, and show it."""
-        self.file = _Lines(self.file or self._socket.makefile("rb"))
-        code, text = super().getreply()
+        connection = self._socket
+        patience = connection.gettimeout()
+        self.file = _Lines(self.file or connection.makefile("rb"), connection)
+        try:
+            code, text = super().getreply()
+        finally:
+            if connection.fileno() >= 0:  # smtplib closes what does not answer
+                connection.settimeout(patience)
         self.transcript.reply(code, text)
         return code, text
 
@@ -176,18 +182,36 @@ class Client(smtplib.SMTP):
 
 
 class _Lines:
-    """The lines of one reply, which is not endless; where smtplib reads them."""
+    """The lines of one reply, where smtplib reads them: it has an end, and comes in time, if only in small pieces."""
 
-    def __init__(self, file: Any) -> None:
+    def __init__(self, file: Any, connection: socket.socket) -> None:
         self.file: Any = file.file if isinstance(file, _Lines) else file
+        self._connection = connection
+        patience = connection.gettimeout()  # for the whole reply; the socket has it for each piece
+        self._deadline = None if patience is None else time.monotonic() + patience
         self._left = LONGEST_REPLY
 
     def readline(self, limit: int) -> bytes:
         if self._left <= 0:
             raise OSError("the reply does not end")
-        line: bytes = self.file.readline(limit)
+        line = b""
+        while len(line) < limit and not line.endswith(b"\n"):
+            ahead = self._ahead()
+            if not ahead:
+                break
+            line += self.file.read(min(ahead.find(b"\n") + 1 or len(ahead), limit - len(line)))
         self._left -= len(line)
         return line
+
+    def _ahead(self) -> bytes:
+        """Return what has come, after waiting for it; nothing at the end."""
+        if self._deadline is not None:
+            left = self._deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError("timed out")
+            self._connection.settimeout(left)
+        ahead: bytes = self.file.peek(1)
+        return ahead
 
     def close(self) -> None:
         self.file.close()
