@@ -78,10 +78,11 @@ class Process:
     def __init__(self) -> None:
         self._signals = StopSignals()
         self._hangup = hear_hangup()
+        self._hearing: asyncio.Task[None] | None = None
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         """Return what is listened on, for each listener of the configuration."""
-        return await bound_sockets(configuration)
+        return await bound_sockets(configuration.listeners)
 
     async def pages(self, configuration: Configuration) -> BoundSockets | None:
         """Return what the pages for operators are served on, if there are any."""
@@ -98,7 +99,7 @@ class Process:
         """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
+        self._hearing = on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
         for address in running.server.addresses:
             _log.info("listening on %s", address_text(address))
         systemd.notify("READY=1")
@@ -110,6 +111,8 @@ class Process:
     async def stopped(self) -> None:
         """Return when the process is to end."""
         await self._signals.stopped()
+        if self._hearing is not None:
+            self._hearing.cancel()
         systemd.notify("STOPPING=1")
 
     def closed(self) -> None:
@@ -218,8 +221,11 @@ def hear_hangup() -> asyncio.Event:
     return asked
 
 
-def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again."""
+def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again.
+
+    Who has the task cancels it at the end: a reload that is under way then is none, and nobody is told that it is done.
+    """
 
     async def forever() -> None:
         while True:
@@ -227,11 +233,7 @@ def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]
             asked.clear()
             await read()
 
-    task = asyncio.get_running_loop().create_task(forever())
-    _kept.add(task)
-
-
-_kept: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
+    return asyncio.get_running_loop().create_task(forever())
 
 
 class StopSignals:
