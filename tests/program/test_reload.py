@@ -25,12 +25,13 @@ BOTH = pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alon
 
 # What takes messages until it is closed; what starts when there is a file `go`; what hangs when it is closed.
 PLACES = """
-import asyncio, pathlib
+import asyncio, pathlib, threading, time
 from pillarbox.deliver import Target
 from pillarbox.program import parts
 
 parts.START_TIME = 0.5
 parts.CLOSE_TIME = 0.5
+parts._PATIENCE = 0.2
 
 
 class Place(Target):
@@ -54,6 +55,16 @@ class Slow(Place):
         pathlib.Path("begun").touch()
         while not pathlib.Path("go").exists():
             await asyncio.sleep(0.01)
+
+
+class HangsInThread(Place):
+    async def close(self):
+        await asyncio.to_thread(time.sleep, 3600)
+
+
+class LeavesThread(Place):
+    async def close(self):
+        threading.Thread(target=time.sleep, args=(3600,)).start()
 
 
 class Hangs(Place):
@@ -210,6 +221,28 @@ class TestWhatHangs:
         run.program.line(left)
         assert run.program.wait() == 0
         assert run.program.lines[-2:] == ["closed", ""]
+
+    @pytest.mark.parametrize(
+        ("target", "arguments"),
+        [("HangsInThread", ()), ("HangsInThread", ("--workers", "2")), ("LeavesThread", ())],
+        ids=["alone", "workers", "of its own"],
+    )
+    def test_a_thread_that_does_not_end(
+        self, start: Start, tmp_path: Path, target: str, arguments: tuple[str, ...]
+    ) -> None:
+        run = Configured(start, tmp_path, LISTEN + TARGET.format(target), *arguments)
+        run.program.process.send_signal(signal.SIGTERM)
+        run.program.line("^error: a thread did not end within 2 seconds after all else: .* ends without it$")
+        assert run.program.wait() == 0
+
+    def test_a_hangup_that_comes_last_does_not_kill(self, start: Start, tmp_path: Path) -> None:
+        run = Configured(start, tmp_path, LISTEN + TARGET.format("Place"))
+        run.program.process.send_signal(signal.SIGTERM)
+        run.program.line("^closed$")
+        while run.program.process.poll() is None:
+            run.program.process.send_signal(signal.SIGHUP)
+            time.sleep(0.001)
+        assert run.program.wait() == 0
 
     def test_a_worker_that_does_not_answer(self, start: Start, tmp_path: Path) -> None:
         """It is stopped; when it goes on it has the configuration that the others have."""

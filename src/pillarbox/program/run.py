@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ __all__ = [
     "Process",
     "ProgramFailed",
     "StopSignals",
+    "end_without_threads",
     "give_up_root",
     "hear_hangup",
     "loop_factory",
@@ -35,6 +38,9 @@ __all__ = [
     "serve",
     "watch_files",
 ]
+
+# How long (seconds) threads may take to end, after everything else.
+THREADS_TIME = 2.0
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -51,6 +57,9 @@ def run(configuration: Configuration) -> None:
             runner.run(Supervisor(configuration, workers).run())
         else:
             runner.run(serve(configuration))
+        if hasattr(signal, "SIGHUP"):  # Python gives all other handlers back before its end, and it would kill
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_without_threads(0)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -60,6 +69,21 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def end_without_threads(status: int) -> None:
+    """End this process in some seconds, if it has not ended by itself by then.
+
+    Python waits for all threads, and a thread cannot be ended: that of a target may hang, on a disk that is gone.
+    """
+
+    def end() -> None:
+        _log.error("a thread did not end within %g seconds after all else: the process ends without it", THREADS_TIME)
+        os._exit(status)
+
+    timer = threading.Timer(THREADS_TIME, end)
+    timer.daemon = True
+    timer.start()
 
 
 # --- From start to end
@@ -215,9 +239,15 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
 
 def hear_hangup() -> asyncio.Event:
     """Return what SIGHUP sets from now on: one that comes before all is ready would end the program."""
-    asked = asyncio.Event()
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def hear(_number: int, _frame: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the program ends anyway
+            loop.call_soon_threadsafe(asked.set)
+
+    # Not add_signal_handler: a loop that is closed gives the signal back, and one that comes then would kill.
     if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+        signal.signal(signal.SIGHUP, hear)
     return asked
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import BoundSockets, ConfigurationError
 from pillarbox.program.channel import Channel, Handlers
 from pillarbox.program.counts import AskedCounts
-from pillarbox.program.run import Process, loop_factory, serve
+from pillarbox.program.run import Process, end_without_threads, loop_factory, serve
 
 if TYPE_CHECKING:
     from pillarbox.cli.config import Configuration
@@ -46,7 +46,9 @@ def work(number: int, control: int, configure: Configure, log: Callable[[Configu
     else:
         os.environ["PYTHONPATH"] = path
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        end_without_threads(status)
+        return status
 
 
 async def _work(number: int, control: socket.socket, configure: Configure, log: Callable[[Configuration], None]) -> int:
