@@ -100,6 +100,12 @@ def children(pid: int) -> list[int]:
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def supervisor(constant: str) -> list[str]:
+    """Return a command for which one of the constants of the supervisor is another."""
+    start = "from pillarbox.program import workers; from pillarbox.cli import main"
+    return [sys.executable, "-c", f"{start}; workers.{constant}; main()"]
+
+
 def in_state(pid: int, state: str) -> bool:
     return re.search(rf"^State:\s+{state}", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE) is not None
 
@@ -246,13 +252,8 @@ class TestWhatHangs:
 
     def test_a_worker_that_does_not_answer(self, start: Start, tmp_path: Path) -> None:
         """It is stopped; when it goes on it has the configuration that the others have."""
-        command = [
-            sys.executable,
-            "-c",
-            "import pillarbox.program.workers as w; from pillarbox.cli import main; w.ANSWER_TIME = 1.0; main()",
-        ]
         text = LISTEN + "banner = 'old'\n"
-        run = Configured(start, tmp_path, text, "--workers", "2", command=command)
+        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("ANSWER_TIME = 1.0"))
         stopped, other = children(run.program.process.pid)
         os.kill(stopped, signal.SIGSTOP)
         until(lambda: in_state(stopped, "T"))
@@ -273,11 +274,7 @@ class TestWhatHangs:
         assert run.program.end() == 0
 
     def test_a_worker_that_does_not_end(self, start: Start, tmp_path: Path) -> None:
-        command = [
-            sys.executable,
-            "-c",
-            "import pillarbox.program.workers as w; from pillarbox.cli import main; w.CLOSING_TIME = 0.5; main()",
-        ]
+        command = supervisor("CLOSING_TIME = 0.5")
         run = Configured(start, tmp_path, LISTEN + "[server]\nclose_timeout = 0.5\n", "--workers", "2", command=command)
         stopped, _ = children(run.program.process.pid)
         os.kill(stopped, signal.SIGSTOP)
@@ -285,11 +282,11 @@ class TestWhatHangs:
         run.program.line(rf"^error: worker \d \(pid {stopped}\) did not end within 1 seconds: it is killed$")
         assert run.program.wait() == 0
 
-    def test_a_worker_that_is_not_ready_gets_the_new_configuration_at_its_next_start(
-        self, start: Start, tmp_path: Path
-    ) -> None:
+    def test_a_worker_that_does_not_get_ready(self, start: Start, tmp_path: Path) -> None:
+        """It gets the new configuration at its next start, which is now."""
         (tmp_path / "go").touch()
-        run = Configured(start, tmp_path, LISTEN + TARGET.format("Slow"), "--workers", "2")
+        text = LISTEN + TARGET.format("Slow")
+        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("START_TIME = 0.1"))
         (tmp_path / "go").unlink()
         (tmp_path / "begun").unlink()
         first, _ = children(run.program.process.pid)

@@ -120,8 +120,8 @@ class Supervisor:
             raise ConfigurationError("other addresses than before: with workers they need a restart")
         configuration = self._for_workers(configuration)
         options = await self.options(configuration)
-        # One that is not ready cannot say what it makes of it, and may never be: if its target hangs, this may help.
-        asked = {slot: slot.channel for slot in self.workers if slot.channel is not None and slot.ready}
+        # One that does not get ready has no answer. Perhaps its target hangs, and the new configuration has another.
+        asked = {slot: slot.channel for slot in self.workers if slot.channel is not None and not slot.stuck}
         answers = self._ask(asked, configuration, options)
         if problems := await _problems(answers):
             answered = {slot: channel for slot, channel in asked.items() if answers[slot].done()}
@@ -258,6 +258,11 @@ class Slot:
     def name(self) -> str:
         """The worker as the log calls it."""
         return f"{self.number} (pid {self._process.pid})" if self._process is not None else str(self.number)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the worker has had the time to get ready, and has not."""
+        return not self.ready and asyncio.get_running_loop().time() - self._began > START_TIME
 
     def start(self) -> asyncio.Task[None]:
         """Begin to have a worker, until ``stop``."""
