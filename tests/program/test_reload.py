@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from pillarbox.cli.config import effective
+from pillarbox.program.running import Running
 from program import WAIT, Configured, Start
+from support import on_both_loops
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
 
@@ -326,3 +330,24 @@ class TestTheEnd:
                 manager.recv(1000)
         assert run.program.lines[-2:] == ["closed", ""]
         assert not [line for line in run.program.lines if "reloaded" in line or "error" in line]
+
+
+@on_both_loops
+async def test_the_end_at_any_moment_of_a_reload(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pillarbox.program.running.log_to_stderr", lambda _: None)  # this process is the tests'
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "pillarbox.toml"
+    old, new = LISTEN + "[[deliver]]\nurl = 'discard:'\n", "[[listen]]\naddress = 'unix:here'\n"
+    for turns in range(30):
+        path.write_text(old)
+        running = Running(effective(str(path)), {})
+        await running.start([None])
+        path.write_text(new)
+        reloading = asyncio.create_task(running.reload(running.configuration.again()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(running.close(), WAIT)
+        await asyncio.wait([reloading])
+        assert reloading.cancelled() or reloading.exception() is None
+        assert not running.server.addresses
+        assert not (tmp_path / "here").exists()

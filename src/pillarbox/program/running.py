@@ -43,6 +43,7 @@ class Running:
         self._given = options
         self._changing = asyncio.Lock()  # one change after the other: SIGHUP, and files that are new
         self._changes: asyncio.Task[Any] | None = None  # who has it
+        self._finishing: asyncio.Task[None] | None = None  # the part of a change that cannot be given up
         self._ending = False
         try:
             self.server = SMTPServer(configuration.options, **self._more(configuration), **logins(configuration))
@@ -104,7 +105,14 @@ class Running:
         # From here on it is served, and what began with it needs all that is new.
         self.configuration = configuration
         log_to_stderr(configuration.program)
-        await self._change_listeners(added)
+        self._finishing = asyncio.create_task(self._change_listeners(added))
+        try:
+            await asyncio.shield(self._finishing)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._finishing])
+            raise
+        finally:
+            self._finishing = None
         kept = {id(part) for part, _ in _parts(configuration)}
         unwanted = [part for part in self._parts.running if id(part) not in kept]
         if unwanted:
@@ -113,6 +121,8 @@ class Running:
     async def close(self) -> None:
         """Stop accepting, let running transactions finish, and give back everything."""
         self.observed.state, self._ending = "closing", True
+        if self._finishing is not None:  # some turns of the loop, and then all that listens is known
+            await asyncio.wait([self._finishing])
         if self._changes is not None and not self._changes.cancelling():  # what it would start nobody would close
             self._changes.cancel()
         await self.server.close()
