@@ -5,10 +5,12 @@ What is counted under which name is decided by those who count (``net``); here a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from throttled.asyncio import BaseStore
 
 # So many keys of rates are remembered in memory, at 500 octets each, and 900 where they are the longest account names.
 KEPT = 100_000
@@ -23,8 +25,16 @@ class LimitCounts:
 
     This one counts in memory, for servers in one event loop. For servers in several processes derive from it, and let
     the four methods ask the process that counts: they are waited for one second, and what they raise is logged; where
-    there is no answer each process counts for itself, and mail goes on.
+    there is no answer each process counts for itself, and mail goes on. With ``class Mine(LimitCounts, at_once=True)``
+    they are not timed, which costs as much as a short answer, and must neither wait nor raise.
     """
+
+    at_once: ClassVar[bool] = True
+    """Whether the methods answer without waiting; False for derived classes that do not say so."""
+
+    def __init_subclass__(cls, *, at_once: bool = False, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        cls.at_once = at_once
 
     def __init__(self) -> None:
         self._there: dict[str, int] = {}
@@ -51,17 +61,21 @@ class LimitCounts:
 
     async def take(self, key: str, rate: str) -> bool:
         """Count one more under a key; False, and nothing is counted, where its rate (``"60/minute"``) is used up."""
-        return await self._memory().take(key, rate)
+        return await self._counted().take(key, rate)
 
     async def left(self, key: str, rate: str) -> bool:
         """Whether one more would be allowed; nothing is counted."""
-        return await self._memory().left(key, rate)
+        return await self._counted().left(key, rate)
 
-    def _memory(self) -> Rates:
+    def rate_store(self) -> BaseStore:
+        """Return the store of the library ``throttled`` in which rates are counted; asked for once."""
+        from throttled.asyncio import MemoryStore
+
+        return MemoryStore(options={"MAX_SIZE": KEPT})
+
+    def _counted(self) -> Rates:
         if self._rates is None:
-            from throttled.asyncio import MemoryStore
-
-            self._rates = Rates(MemoryStore(options={"MAX_SIZE": KEPT}))
+            self._rates = Rates(self.rate_store())
         return self._rates
 
 

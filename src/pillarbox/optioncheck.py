@@ -32,6 +32,9 @@ VERBS = (
     "STARTTLS", "XCLIENT", "XFORWARD", "ETRN", "TURN", "ATRN", "BURL", "SEND", "SOML", "SAML", "WIZ", "SHELL", "KILL",
 )  # fmt: skip
 _SECRET = ("key", "key_password", "sni_options", "rate_store")  # a wrong value of these is not shown
+_BY_NAME = ("key", "cert", "ca")  # what can differ by server name; the first two must be there
+# What an option is nothing without.
+_NEEDED = {"key": ("cert",), "cert": ("key",), "key_password": ("key",)}
 PEERS = ("use_proxy", "use_xclient", "use_xforward")
 _WORDS: dict[Any, str] = {
     str: "a string",
@@ -164,6 +167,8 @@ def json_schema() -> dict[str, Any]:
             schema["properties"][name].pop("default", None)
         if (limits := _LIMITS.get(declaration.check)) is not None:
             _restrict(schema["properties"][name], limits)
+    _restrict_names(schema["properties"]["sni_options"])
+    schema["dependentRequired"] = {name: list(needed) for name, needed in _NEEDED.items()}
     return schema
 
 
@@ -171,6 +176,17 @@ def _restrict(schema: dict[str, Any], limits: Mapping[str, Any]) -> None:
     for kind in (schema, *schema.get("anyOf", [])):
         if kind.get("type") in ("integer", "number"):
             kind.update(limits)
+
+
+def _restrict_names(schema: dict[str, Any]) -> None:
+    for kind in schema["anyOf"]:
+        if kind.get("type") == "object":
+            kind["additionalProperties"] = {
+                "type": "object",
+                "properties": {key: {} for key in _BY_NAME},
+                "required": list(_BY_NAME[:2]),
+                "additionalProperties": False,
+            }
 
 
 # --- Values: each takes (name, value), refuses it or returns it as it is kept
@@ -309,14 +325,14 @@ def pem(name: str, value: Any) -> Any:
 def sni_options(name: str, value: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """Refuse keys that a context chosen by name cannot change."""
     for host, entry in (value or {}).items():
-        unknown = [key for key in entry if key not in ("key", "cert", "ca")]
+        unknown = [key for key in entry if key not in _BY_NAME]
         if unknown:
             wrong(
                 name,
                 f"{host!r} has {unknown[0]!r}: only key, cert and ca can differ by server name"
                 " (the handshake's other settings are the server's own)",
             )
-        if "key" not in entry or "cert" not in entry:
+        if not {"key", "cert"} <= set(entry):
             wrong(name, f"{host!r} needs both key and cert")
     return value
 

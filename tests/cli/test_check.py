@@ -132,6 +132,7 @@ class TestWhatItExplains:
         first, second = found(run, file)["targets"]
         assert (first["url"], first["recipients"], first["optional"]) == ("maildir:mail", ["*@example.com"], False)
         assert (second["optional"], second["listeners"]) == (True, ["127.0.0.1:25"])
+        assert (first["timeout"], second["timeout"]) == (300, 60)
         assert second["source"] == f"{file}, [[deliver]] 2"
 
     def test_for_a_person(self, run: Run, write: Write) -> None:
@@ -161,7 +162,7 @@ class TestSecrets:
             async def deliver(self, message: deliver.Message) -> str:
                 raise NotImplementedError
 
-        monkeypatch.setitem(deliver._TARGETS, "own", (__name__, "Own"))
+        monkeypatch.setitem(deliver._SCHEMES.built_in, "own", (__name__, "Own"))
         monkeypatch.setitem(globals(), "Own", Own)
         pem = (folder / "mx.key").read_text()
         file = write(
@@ -366,7 +367,7 @@ class TestErrors:
             async def deliver(self, message: deliver.Message) -> str:
                 raise NotImplementedError
 
-        monkeypatch.setitem(deliver._TARGETS, "relay", (__name__, "Relay"))
+        monkeypatch.setitem(deliver._SCHEMES.built_in, "relay", (__name__, "Relay"))
         monkeypatch.setitem(globals(), "Relay", Relay)
         text = "[[listen]]\naddress = ':25'\n[[deliver]]\nurl = 'relay:'\n"
         result = run("check", write(text))

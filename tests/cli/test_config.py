@@ -289,7 +289,7 @@ class TestArgumentErrors:
             ({"settings": ["=5"]}, "unknown option ''"),
             ({"settings": ["secured=true"]}, "^--set secured: option secured"),
             ({"listen": ["nonsense"]}, "^--listen: 'nonsense' is no address"),
-            ({"deliver": ["nonsense"]}, "^--deliver: 'nonsense' is no target"),
+            ({"deliver": ["nonsense"]}, "^--deliver: 'nonsense' has no scheme"),
         ],
     )
     def test_name_the_argument(self, arguments: dict[str, list[str]], message: str) -> None:

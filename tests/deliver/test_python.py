@@ -13,8 +13,9 @@ import pytest
 from deliver.contract import started
 from messages import message, session_for
 from pillarbox import ConfigurationError, Reject
-from pillarbox.deliver import Target, known_schemes, target_from_url
+from pillarbox.deliver import Target, target_from_url
 from program import MODULE, WAIT, Start
+from support import offering
 
 Write = Callable[..., None]
 PREAMBLE = "from pillarbox import ConfigurationError, Reject\nfrom pillarbox.deliver import Settings, Target\n"
@@ -220,53 +221,16 @@ class TestMistakes:
             target_from_url("python:own_targets:Box", {"label": 5})
 
 
-class TestEntryPoints:
-    @pytest.fixture
-    def installed(self, write: Write, tmp_path: Path) -> Path:
-        """Install a distribution as pip leaves it: a module, and a folder that says what it offers."""
-        write(BOX, "own_shelf")
-        info = tmp_path / "pillarbox_shelf-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: pillarbox-shelf\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(
-            "[pillarbox.targets]\nshelf = own_shelf:Box\nmaildir = own_shelf:Box\nbad = own_shelf:Nothing\n"
-            "odd = own_shelf:Elsewhere\nbare = own_shelf:BareBox\n"
-        )
-        return tmp_path
-
-    async def test_a_scheme_of_another_distribution(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.syspath_prepend(str(installed))
-        assert "shelf" in known_schemes()
-        assert await answer("Shelf:x", label="l") == ["l 5 b@example.com", "l 5 c@example.com"]
-        assert target_from_url("shelf:x").url == "shelf:x"
-        with pytest.raises(ConfigurationError, match=r"unknown scheme 'shelve': did you mean 'shelf'\?"):
-            target_from_url("shelve:x")
-
-    async def test_ours_cannot_be_replaced(self, installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.syspath_prepend(str(installed))
-        assert type(target_from_url("maildir:x")).__module__ == "pillarbox.deliver.maildir"
-
-    @pytest.mark.parametrize(
-        ("scheme", "what"),
-        [
-            ("bad", "own_shelf:Nothing, which pillarbox-shelf offers, cannot be loaded: AttributeError: "),
-            ("odd", "is no subclass of pillarbox.deliver.Target"),
-            ("bare", "BareBox has no method deliver"),
-        ],
-    )
-    async def test_what_cannot_be_used(
-        self, installed: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, what: str
-    ) -> None:
-        monkeypatch.syspath_prepend(str(installed))
-        with pytest.raises(ConfigurationError, match=what):
-            target_from_url(f"{scheme}:x")
-
-    async def test_in_the_program(self, installed: Path, monkeypatch: pytest.MonkeyPatch, start: Start) -> None:
-        monkeypatch.setenv("PYTHONPATH", str(installed), prepend=":")
-        (installed / "p.toml").write_text('[[deliver]]\nurl = "shelf:x"\nlabel = "third"\n')
-        program = start("--listen", "127.0.0.1:0", "--config", "p.toml")
-        send(program.port())
-        program.line(r"in third \d+ b@example\.com$")
+def test_the_program_takes_a_target_of_another_distribution(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: Start
+) -> None:
+    write(BOX, "own_shelf")
+    offering(tmp_path, "shelf", "[pillarbox.targets]\nshelf = own_shelf:Box\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+    (tmp_path / "p.toml").write_text('[[deliver]]\nurl = "shelf:x"\nlabel = "third"\n')
+    program = start("--listen", "127.0.0.1:0", "--config", "p.toml")
+    send(program.port())
+    program.line(r"in third \d+ b@example\.com$")
 
 
 SCRIPT = [sys.executable, "-P", "-c", "import sys; sys.argv[0] = 'pillarbox'; from pillarbox.cli import main; main()"]

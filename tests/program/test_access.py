@@ -151,6 +151,13 @@ class TestRecipients:
             refused = await client.command("RCPT TO:<a@example.org>")
             assert str(refused) == "550 Error: no such recipient here"
 
+    async def test_quotes_lead_past_no_rule(self) -> None:
+        async with serving(auth_optional=True, **handlers(accept=["*@example.com", "!root@example.com"])) as served:
+            client = await served.hello()
+            quoted = ('"root"', '"ro\\ot"', '"ROOT"', '"room"')
+            commands = [f"RCPT TO:<{each}@example.com>" for each in quoted]
+            assert await codes(client, "MAIL FROM:<>", *commands) == [250, 550, 550, 550, 250]
+
 
 class TestSenders:
     @pytest.mark.parametrize(
@@ -171,6 +178,9 @@ class TestSenders:
             ({"*": ["*@example.com", "!{user}@example.com"]}, "joe@example.com", 553),
             ({"*": ["{user}+*@example.com", "!*+admin@example.com"]}, "joe+admin@example.com", 553),
             ({"*": ["{user}@mx.*"]}, '"joe@mx."@example.com', 553),
+            ({"*": ["{user}@example.com"]}, '"joe"@example.com', 250),  # the same address
+            ({"*": ["*@example.com", "!{user}@example.com"]}, '"j\\oe"@example.com', 553),
+            ({"joe": ['"joe doe"@example.com']}, '"Joe Doe"@example.com', 250),
             (None, "anyone@example.org", 250),
         ],
     )
@@ -184,6 +194,20 @@ class TestSenders:
         async with serving(**LOGIN, **handlers(senders={"*": ["{user}@example.com"]})) as served:
             client = await logged_in(await served.client(), "*")
             assert await codes(client, "MAIL FROM:<joe@example.com>") == [553]
+
+    @pytest.mark.parametrize(
+        ("user", "sender", "code"),
+        [
+            ("joe doe", '"joe doe"@example.com', 250),
+            ('"joe"', "joe@example.com", 553),  # its quotes are a part of that name
+            ('"joe"', '"\\"joe\\""@example.com', 250),
+            ("joe@example.com", "joe@example.com", 250),
+        ],
+    )
+    async def test_a_users_name_is_quoted_where_it_has_to_be(self, user: str, sender: str, code: int) -> None:
+        async with serving(**LOGIN, **handlers(senders={"*": ["{user}@example.com", "{user}"]})) as served:
+            client = await logged_in(await served.client(), user)
+            assert await codes(client, f"MAIL FROM:<{sender}>") == [code]
 
     async def test_files_may_name_the_user(self, tmp_path: Path) -> None:
         (tmp_path / "own").write_text("{user}@example.com  # theirs\n")
@@ -307,7 +331,7 @@ class TestMistakes:
             ("D\nrecipiens = []", r"\[\[deliver\]\] 1: unknown key 'recipiens': did you mean 'recipients'"),
             ("D\nlisteners = [':26']", r"\[\[deliver\]\] 1: listeners: there is no listener ':26'"),
             ("D\nlisteners = [':2']\nL\nL2", r"\[\[listen\]\] 2: no \[\[deliver\]\] is for the listener :3"),
-            ("D\ntimeout = 0", r"timeout must be more than 0 seconds"),
+            ("D\ntimeout = 0", r"timeout: should be greater than 0, not 0"),
             ("D\ntimeout = inf", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
             ("D\ntimeout = nan", r"\[\[deliver\]\] 1: timeout: should be a finite number"),
         ],

@@ -231,6 +231,23 @@ class TestTime:
         await asyncio.to_thread(box._threads.shutdown)
         assert not [path for path in (tmp_path / "x").rglob("*") if path.is_file()]
 
+    async def test_optional_ones_are_waited_for_together(self) -> None:
+        """Several that hang cost the client no more time than one."""
+
+        class Together(Target):
+            async def deliver(self, message: Message) -> str:
+                async for _ in message:
+                    pass
+                assert "a kept" in events
+                async with asyncio.timeout(5):
+                    await all_asked.wait()
+                return self.url
+
+        events: list[str] = []
+        all_asked = asyncio.Barrier(3)
+        optional = [Route(Together(f"{number}:", Settings()), optional=True) for number in range(3)]
+        assert await delivered([*optional, *routes(Recorder("a", events))]) == ["a's place, 0:, 1:, 2:"]
+
 
 class TestRecipients:
     async def test_each_target_gets_its_own(self) -> None:

@@ -115,6 +115,38 @@ class TestReload:
             old.login("alice", "geheim")
             assert old.docmd(MAIL)[0] == 250
 
+    @pytest.mark.parametrize("workers", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_it_announces_what_the_file_of_users_has_come_to(
+        self, start: Start, tmp_path: Path, workers: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "users").write_text("")
+        (tmp_path / "pillarbox.toml").write_text("[[users]]\nurl = 'htpasswd:users'\n")
+        program = start(*HERE, "--config", "pillarbox.toml", *workers)
+        port = program.port()
+
+        def announced() -> list[str]:
+            with client_of(port) as client:
+                client.ehlo()
+                return client.esmtp_features["auth"].split()
+
+        def reloaded() -> list[str]:
+            os.kill(program.process.pid, signal.SIGHUP)
+            program.line("^reloaded$")
+            return announced()
+
+        assert announced() == ["PLAIN", "LOGIN"]
+        add(tmp_path, "alice", "geheim", "--scram")
+        assert announced() == ["PLAIN", "LOGIN"]
+        assert reloaded() == ["SCRAM-SHA-256", "PLAIN", "LOGIN"]
+        with client_of(port) as old:
+            old.ehlo()
+            add(tmp_path, "bob", "auch geheim")  # who has a hash alone
+            assert reloaded() == ["PLAIN", "LOGIN"]
+            old.login("alice", "geheim")
+        (tmp_path / "users").write_text((tmp_path / "users").read_text() + "wrong\n")
+        assert reloaded() == ["PLAIN", "LOGIN"]  # a bad line locks nobody else out
+        assert said(port, MAIL, login=("bob", "auch geheim")) == [250]
+
 
 class TestXCLIENT:
     def test_a_proxy_names_the_user(self, start: Start) -> None:

@@ -35,6 +35,21 @@ class TestMatches:
             (["*@xn--bcher-kva.example"], ["a@bücher.example"], []),
             (["a.b@example.com"], [], ["axb@example.com"]),  # a dot is a dot
             (["jo[ei]@example.com"], ["jo[ei]@example.com"], ["joe@example.com"]),
+            # All quoted forms are equivalent (RFC 5321 4.1.2).
+            (["joe@example.com"], ['"joe"@example.com', '"j\\oe"@example.com'], ['"joe "@example.com']),
+            (['"joe"@example.com'], ["joe@example.com", '"JOE"@example.com'], ['"\\"joe\\""@example.com']),
+            (["*@example.com", "!root@example.com"], ["a@example.com"], ['"root"@example.com', '"r\\oot"@example.com']),
+            (["!root+*@example.com"], ["root@example.com"], ['"root+x"@example.com', '"root+*"@example.com']),
+            (
+                ['"john doe"@example.com'],
+                ['"John Doe"@example.com', '"john\\ doe"@EXAMPLE.com'],
+                ["johndoe@example.com"],
+            ),
+            (['"john *"@example.com'], ['"john doe"@example.com', '"john "@example.com'], ["john@example.com"]),
+            (['"*"@example.com'], ['"john doe"@example.com', '""@example.com'], ["joe@example.com"]),
+            (['"a\\"b@c"@example.com'], ['"a\\"b@c"@example.com', '"a\\"b\\@c"@example.com'], ["c@example.com"]),
+            (["*", '!"john doe"@*'], ['"jane doe"@example.com'], ['"john doe"@example.org']),
+            (["a@example.com"], [], ['"', '"@example.com', '"a@example.com', 'a"@example.com']),
         ],
     )
     def test_addresses(self, patterns: list[str], inside: list[str], outside: list[str]) -> None:
@@ -86,6 +101,13 @@ class TestFiles:
             assert address in patterns
         assert "root@example.org" not in patterns
 
+    def test_a_quoted_local_part_in_a_file(self, tmp_path: Path) -> None:
+        (tmp_path / "own").write_text('"john #1"@example.com  # "the first"\n !"j # 2"@example.com#\n*@example.com\n')
+        patterns = Patterns(["file:own"], tmp_path)
+        assert patterns.written == ("file:own",)
+        assert '"john #1"@example.com' in patterns
+        assert '"j # 2"@example.com' not in patterns
+
     def test_an_empty_file_matches_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "own").write_text("# nobody yet\n")
         assert "a@b" not in Patterns(["file:own"], tmp_path)
@@ -100,7 +122,10 @@ class TestFiles:
             Patterns(["file:own"], tmp_path)
 
 
-@pytest.mark.parametrize("pattern", ["", " ", "!", "a b@example.com", "joe"])
+BAD_QUOTES = ['"john doe@example.com', '"john doe" @example.com', '"a"b@example.com', '"a b"', '"a\tb"@example.com']
+
+
+@pytest.mark.parametrize("pattern", ["", " ", "!", "a b@example.com", "joe", *BAD_QUOTES])
 def test_no_pattern(pattern: str) -> None:
     with pytest.raises(ConfigurationError):
         Patterns([pattern])

@@ -117,7 +117,8 @@ class TestReload:
     ) -> None:
         (tmp_path / "people.py").write_text(
             "from pillarbox.users import Users\n"
-            "class People(Users):\n    async def start(self):\n        raise OSError('no database')\n"
+            "class People(Users):\n    methods = authenticate = None\n"
+            "    async def start(self):\n        raise OSError('no database')\n"
         )
         monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
         run = Configured(start, tmp_path, LISTEN, *arguments)
@@ -149,7 +150,7 @@ class TestReload:
         (tmp_path / "people.py").write_text(
             "import pathlib\nfrom pillarbox.users import Users\n"
             "class First(Users):\n"
-            "    def methods(self):\n        return ('PLAIN',)\n"
+            "    authenticate = None\n    def methods(self):\n        return ('PLAIN',)\n"
             "    async def close(self):\n        raise OSError('no database')\n"
             "class Second(First):\n"
             "    async def close(self):\n        pathlib.Path('closed').touch()\n"
@@ -166,7 +167,7 @@ class TestReload:
         (tmp_path / "people.py").write_text(
             "import asyncio, os, pathlib, signal\nfrom pillarbox.users import Users\n"
             "class People(Users):\n"
-            "    def methods(self):\n        return ('PLAIN',)\n"
+            "    authenticate = None\n    def methods(self):\n        return ('PLAIN',)\n"
             "    async def start(self):\n        pathlib.Path(f'begun{os.getpid()}').touch()\n"
             "        while not pathlib.Path('go').exists():\n            await asyncio.sleep(0.01)\n"
         )

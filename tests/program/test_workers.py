@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -101,8 +102,9 @@ def codes(port: int, number: int) -> list[bytes]:
 def ended_without_noise(program: Program) -> bool:
     """Nothing but the program's own lines was written, and each of them whole."""
     own = (
-        r"\d workers: |listening on |closed$|SIG\w+: closing|message from |warning: worker \d \(pid \d+\) |"
-        r"worker \d \(pid \d+\) is ready$|warning: new connections|connections are accepted again|$"
+        r"\d workers: |listening on |closed$|SIG\w+: closing|warning: worker \d \(pid \d+\) |"
+        r"worker \d \(pid \d+\) is ready$|"
+        r"worker \d: (message from |warning: new connections|connections are accepted again)|$"
     )
     strange = [line for line in program.lines if not re.match(own, line)]
     assert not strange
@@ -194,7 +196,7 @@ def test_without_its_supervisor_no_worker_stays(start: Start, tmp_path: Path) ->
     with both_workers(port, *ENVELOPE, most=12) as clients:
         program.process.kill()
         for _ in ("one", "the other"):
-            program.line(r"^warning: worker \d: its supervisor is gone: closing$")
+            program.line(r"^worker \d: warning: the supervisor is gone: closing$")
         for client in clients:  # what has begun is finished
             client.sendall(b"Subject: x\r\n\r\nbody\r\n.\r\n")
             assert said(client).startswith(b"250 ")
@@ -347,7 +349,20 @@ def test_a_reload_does_not_make_the_log_say_everything_twice(start: Start, tmp_p
     with smtplib.SMTP(HERE, port, timeout=WAIT) as client:
         client.sendmail("a@example.org", ["b@example.com"], b"Subject: x\r\n\r\nbody\r\n")
     assert program.end() == 0
-    assert len([line for line in program.lines if line.startswith("message from")]) == 1
+    assert len([line for line in program.lines if re.match(r"worker [12]: message from", line)]) == 1
+
+
+def test_each_record_says_which_worker_wrote_it(start: Start, tmp_path: Path) -> None:
+    program = start(*TWO, "--deliver", "discard:", "--log-format", "json")
+    port = int(program.line(r'"listening on 127\.0\.0\.1:(\d+)"')[1])
+    with smtplib.SMTP(HERE, port, timeout=WAIT) as client:
+        client.sendmail("a@example.org", ["b@example.com"], b"Subject: x\r\n\r\nbody\r\n")
+    message = json.loads(program.line("message from").string)
+    assert program.end() == 0
+    first, *others = [json.loads(line) for line in program.lines if line]
+    pids = dict(re.findall(r"(\d) \(pid (\d+)\)", first["message"]))
+    assert int(pids[str(message["worker"])]) == message["pid"]
+    assert all("worker" not in record for record in (first, *others) if record["pid"] == program.process.pid)
 
 
 class TestFailures:

@@ -44,7 +44,7 @@ def tables() -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("table", tables(), ids=lambda table: table["url"])
-def test_the_configurations_are_valid(table: dict[str, Any]) -> None:
+def test_the_configurations_are_valid(modules: Path, table: dict[str, Any]) -> None:
     assert (
         users_from_url(table["url"], {key: value for key, value in table.items() if key != "url"}).url == table["url"]
     )

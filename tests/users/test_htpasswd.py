@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import threading
@@ -440,6 +441,14 @@ class TestStart:
     async def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match="no such file or directory: make it with 'pillarbox user add"):
             await backend(tmp_path / "none").start()
+
+    async def test_a_file_that_may_not_be_read(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def refused(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        monkeypatch.setattr(Path, "open", refused)
+        with pytest.raises(ConfigurationError, match=r"permission denied: .* may read it: chgrp, chmod g\+r$"):
+            await backend(file).start()
 
     async def test_a_library_that_is_not_there(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_text(f"alice:{KEYS}\n")

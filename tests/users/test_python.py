@@ -56,6 +56,13 @@ class Keyed(Users):
     async def close(self):
         PEOPLE["closed"] = "yes"
 
+class Mute(Users):
+    def methods(self):
+        return ()
+
+class Deaf(Keyed):
+    def __init__(self, url, settings): ...
+
 class Inner:
     ready = Keyed("", Keyed.Settings(pepper=SecretStr("-here")))
 
@@ -117,13 +124,16 @@ async def test_a_class_or_an_object_is_a_backend_of_its_own(
         ("my people:check", {}, "names no object"),
         ("my_people:", {}, "names no object"),
         ("no_such_people:check", {}, "there is no module 'no_such_people'"),
-        ("broken_people:check", {}, "cannot be imported: ZeroDivisionError"),
-        ("my_people:nothing", {}, "my_people has no nothing"),
-        ("my_people:Inner.nothing", {}, "my_people has no Inner.nothing"),
+        ("broken_people:check", {}, r"ZeroDivisionError: division by zero \(.*broken_people\.py, line 1\)"),
+        ("my_people:nothing", {}, r"my_people \(.*my_people\.py\) has no 'nothing'"),
+        ("my_people:Inner.nothing", {}, r"my_people \(.*\) has no 'Inner\.nothing'"),
         ("my_people:number", {}, "neither a function"),
         ("my_people:check", {"peper": 1}, "unknown key 'peper'"),
         ("my_people:Keyed", {"peper": "x"}, "pepper"),
         ("my_people:Keyed", {}, "pepper is missing"),
+        ("my_people:Inner.ready", {"methods": ["PLAIN"]}, "unknown key 'methods'"),
+        ("my_people:Deaf", {"pepper": "x"}, r"Deaf\(url, settings\) failed: AttributeError: .*url"),
+        ("my_people:Mute", {}, "Mute has no method authenticate"),
         ("my_people:check", {"methods": "PLAIN"}, "methods"),
     ],
 )

@@ -151,6 +151,27 @@ async def test_nothing_is_asked_where_there_is_no_such_limit() -> None:
     assert counts.asked == []
 
 
+class AtOnce(Elsewhere, at_once=True):
+    pass
+
+
+async def test_what_answers_at_once_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pillarbox.net.patience.ANSWER_TIME", 0.0)
+    for kind, answers in ((Elsewhere, "250 "), (AtOnce, "450 ")):
+        counts = kind()
+        counts.answers.clear()
+        async with serving(limit_counts=counts, rates_over_all={"messages": "1/hour"}) as served:
+            await LimitCounts.take(counts, "all:messages", "1/hour")
+            client = await served.hello()
+            await client.send(b"MAIL FROM:<a@example.com>\r\n")
+            if kind is AtOnce:
+                async with asyncio.timeout(TIMEOUT):
+                    while not counts.asked:
+                        await asyncio.sleep(0)
+                counts.answers.set()
+            assert (await client.hear()).startswith(answers)
+
+
 @on_both_loops
 async def test_what_does_not_answer_does_not_stop_the_mail() -> None:
     counts = Elsewhere()

@@ -27,7 +27,7 @@ from pillarbox.program.cpus import Workers, number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, pem_files
 from pillarbox.program.logs import LogSettings
 from pillarbox.program.patterns import Patterns
-from pillarbox.program.routes import PATIENCE, Route, Routes
+from pillarbox.program.routes import OPTIONAL_PATIENCE, PATIENCE, Route, Routes
 from pillarbox.program.settings import Settings, likely
 
 if TYPE_CHECKING:
@@ -80,7 +80,21 @@ class RouteSettings(Settings):
     recipients: list[str] = Field(["*"], description="For whom it is, as patterns.")
     listeners: list[str] = Field([], description="Addresses of the listeners it is for; none: all.")
     optional: bool = Field(False, description="Its failure does not fail the message.")
-    timeout: float = Field(PATIENCE, description="How long it may take for a message, in seconds.")
+    timeout: float | None = Field(
+        None,
+        description=(
+            f"How long it may take for a message, in seconds; {PATIENCE:g} if it is not said,"
+            f" {OPTIONAL_PATIENCE:g} where it is optional."
+        ),
+        gt=0,
+    )
+
+    @property
+    def patience(self) -> float:
+        """The seconds that it may take."""
+        if self.timeout is not None:
+            return self.timeout
+        return OPTIONAL_PATIENCE if self.optional else PATIENCE
 
 
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)
@@ -321,14 +335,12 @@ def _route(entry: Mapping[str, Any], source: str, folder: Path) -> Route:
                 raise ConfigurationError(f"unknown key {name!r}{likely(name, known)}")
         common = RouteSettings.from_table({name: value for name, value in entry.items() if name in _ROUTE_KEYS})
         own = {name: value for name, value in entry.items() if name != "url" and name not in _ROUTE_KEYS}
-        if common.timeout <= 0:
-            raise ConfigurationError("timeout must be more than 0 seconds")
         return Route(
             target_from_url(url, own),
             Patterns(common.recipients, folder),
             frozenset(common.listeners),
             common.optional,
-            common.timeout,
+            common.patience,
             source,
         )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import Options
 from pillarbox.cli.doubts import may_use_tls, offers_auth
 from pillarbox.program.files import is_pem
+from pillarbox.program.settings import without_login
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +45,7 @@ def program(configuration: Configuration, arguments: Mapping[str, Any], file: st
     for name, value in _set(settings):
         argument = arguments.get(name) not in (None, ())
         source = f"--{name.replace('_', '-')}" if argument else f"{file}, [program]"
-        found.append(Value(name, _without_password(value) if name == "traces" else value, source))
+        found.append(Value(name, without_login(value) if name == "traces" else value, source))
     return found
 
 
@@ -149,12 +150,7 @@ def _without_secret(name: str, value: Any) -> Any:
         return [each if isinstance(each, str) and not is_pem(each) else "PEM text" for each in keys]
     if name == "sni_options":
         return sorted(value)
-    return _without_password(str(value)) if name == "rate_store" and "://" in str(value) else MASK
-
-
-def _without_password(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
+    return without_login(str(value)) if name == "rate_store" and "://" in str(value) else MASK
 
 
 def _set(settings: BaseModel | None) -> Iterator[tuple[str, Any]]:

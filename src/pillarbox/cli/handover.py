@@ -173,21 +173,15 @@ def _for_server(client: Client, envelope: Envelope) -> Envelope:
     """Return the envelope as a server without SMTPUTF8 takes it: with domains in ASCII."""
     if not envelope.international or "smtputf8" in client.esmtp_features:
         return envelope
+    from pillarbox.deliver.relay_commands import with_a_labels
+
+    # RFC 6531 3.2 leaves an address with a local part in ASCII to servers without SMTPUTF8: its domain has an A-label.
     ascii_only = replace(
-        envelope, sender=_ascii(envelope.sender), recipients=tuple(_ascii(each) for each in envelope.recipients)
+        envelope,
+        sender=with_a_labels(envelope.sender),
+        recipients=tuple(with_a_labels(each) for each in envelope.recipients),
     )
     if ascii_only.international:
         address = next(each for each in (ascii_only.sender, *ascii_only.recipients) if not each.isascii())
         raise Failure(f"{address} needs SMTPUTF8, which {client.peer} does not offer", Status.REFUSED)
     return ascii_only
-
-
-def _ascii(address: str) -> str:
-    # RFC 6531 3.2 leaves an address with a local part in ASCII to servers without SMTPUTF8: its domain has an A-label.
-    import idna
-
-    local, at, domain = address.rpartition("@")
-    try:
-        return f"{local}{at}{idna.encode(domain, uts46=True).decode()}" if not domain.isascii() else address
-    except idna.IDNAError:
-        return address

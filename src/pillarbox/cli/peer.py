@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from pillarbox import ConfigurationError
+from pillarbox.cli.addresses import address_text
 
 # RFC 8314 7.3 for 465. LMTP has no port of its own (RFC 2033 5: not 25); 24 is IANA's for private mail systems.
 _PORTS = {"smtp": 25, "smtps": 465, "lmtp": 24}
@@ -29,7 +30,7 @@ class Peer:
     def __str__(self) -> str:
         if self.path:
             return f"lmtp:{self.path}" if self.lmtp else f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return address_text((self.host, self.port))
 
 
 def peer_from_text(text: str, port: int | None = None) -> Peer:

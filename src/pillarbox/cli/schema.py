@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _DIALECT = "http://json-schema.org/draft-07/schema#"
 _UNITS = {"s": "seconds", "bytes": "bytes", "bytes/s": "bytes per second"}
 _NOISE = ("title", "section", "unit", "format", "writeOnly")
+_NEEDS = ("required", "dependencies", "allOf")  # what of a model's schema says which keys must be there
 
 _HELP = """
 \b
@@ -44,6 +45,7 @@ def schema() -> None:
 
 def document_schema() -> Schema:
     """Return the schema of the whole file."""
+    from pillarbox import Options
     from pillarbox.cli.config import DEFAULT_ADDRESS, ProgramSettings, RouteSettings
     from pillarbox.deliver import known_schemes, target_class
     from pillarbox.program.access import AccessSettings
@@ -60,7 +62,8 @@ def document_schema() -> Schema:
         {"address": address, **options, **access}, "A listener, and what is different there.", ["address"]
     )
     tables = {
-        "server": _table(options, "The options of the server, for all listeners."),
+        "server": _table(options, "The options of the server, for all listeners.")
+        | {"dependencies": Options.json_schema()["dependentRequired"]},  # as draft-07 calls it
         "access": _table(access, "Who may send what to whom."),
         "program": _table(_settings(ProgramSettings), "The program's own settings; each is an argument too."),
         "listen": {"type": "array", "description": "Where to listen, once for each address.", "items": listener},
@@ -86,26 +89,42 @@ def _by_scheme(
     common = {} if general is None else _settings(general)
     kinds: dict[str, list[str]] = {}  # schemes with the same settings
     for scheme in schemes:
-        kinds.setdefault(json.dumps(_own_settings(class_of, scheme)), []).append(scheme)
-    entries = [_entry(names, common, json.loads(own)) for own, names in kinds.items()]
-    return {"type": "array", "description": description, "items": {"anyOf": entries}}
+        kinds.setdefault(json.dumps(_own_schema(class_of, scheme)), []).append(scheme)
+    found = [(_url(names), json.loads(own)) for own, names in kinds.items()]
+    items: Schema = {"required": ["url"], "anyOf": [_entry(url, common, own) for url, own in found]}
+    # What must be there stands apart: of alternatives an editor can only say that none fits.
+    if needs := [each for url, own in found if (each := _needs(url, own or {}))]:
+        items["allOf"] = needs
+    return {"type": "array", "description": description, "items": items}
 
 
-def _own_settings(class_of: Callable[[str], Any], scheme: str) -> Schema | None:
+def _own_schema(class_of: Callable[[str], Any], scheme: str) -> Schema | None:
     try:
         model = class_of(f"{scheme}:").Settings
-        return None if model.model_config.get("extra") == "allow" else _settings(model)
+        return None if model.model_config.get("extra") == "allow" else _schema_of(model)
     except (ConfigurationError, ImportError):  # only the whole URL tells, or it cannot be loaded here
         return None
 
 
-def _entry(schemes: list[str], common: Schema, own: Schema | None) -> Schema:
-    """Return the schema of a table for these schemes; where their own settings are not known, any key may stand."""
+def _url(schemes: list[str]) -> Schema:
     names = [f"{scheme}:" for scheme in schemes]
     # Schemes have no case for the program, but the one that everybody writes.
-    url = {"type": "string", "pattern": f"^({'|'.join(map(re.escape, names))})", "examples": names}
-    table = _table({"url": url, **common, **(own or {})}, f"Settings for {', '.join(names)}", ["url"])
+    return {"type": "string", "pattern": f"^({'|'.join(map(re.escape, names))})", "examples": names}
+
+
+def _entry(url: Schema, common: Schema, own: Schema | None) -> Schema:
+    """Return the schema of a table with such a URL; where its own settings are not known, any key may stand."""
+    properties = {"url": url, **common, **(own or {}).get("properties", {})}
+    table = _table(properties, f"Settings for {', '.join(url['examples'])}")
     return table | {"additionalProperties": own is None}
+
+
+def _needs(url: Schema, own: Schema) -> Schema:
+    """Return the schema that says what a table with such a URL must have; empty where that is the URL alone."""
+    needs = {key: own[key] for key in _NEEDS if key in own}
+    if not needs:
+        return {}
+    return {"if": {"properties": {"url": {"pattern": url["pattern"]}}, "required": ["url"]}, "then": needs}
 
 
 # --- Tables of the program, in the words of TOML
@@ -131,9 +150,13 @@ def _option(name: str, schema: Schema) -> Schema:
 
 
 def _settings(model: type[Settings]) -> Schema:
+    return dict(_schema_of(model).get("properties", {}))
+
+
+def _schema_of(model: type[Settings]) -> Schema:
     whole = model.model_json_schema()
-    found = _toml(_inlined(whole, whole.get("$defs", {})))
-    return dict(found.get("properties", {}))
+    found: Schema = _toml(_inlined(whole, whole.get("$defs", {})))
+    return found
 
 
 def _inlined(schema: Any, definitions: Mapping[str, Any]) -> Any:

@@ -20,7 +20,13 @@ def worker(number: int, control: int) -> None:
     """Serve what the supervisor on the other end of a socket, this descriptor, says."""
     from pillarbox.program.worker import work
 
-    sys.exit(work(number, control, _configured, _log))
+    def log(configuration: Configuration) -> None:
+        """Begin to log as the supervisor does."""
+        from pillarbox.program.logs import log_to_stderr
+
+        log_to_stderr(configuration.program, worker=number)
+
+    sys.exit(work(number, control, _configured, log))
 
 
 def _configured(snapshot: Mapping[str, Any]) -> Configuration:
@@ -28,10 +34,3 @@ def _configured(snapshot: Mapping[str, Any]) -> Configuration:
     from pillarbox.cli.config import effective
 
     return effective(**snapshot)
-
-
-def _log(configuration: Configuration) -> None:
-    """Begin to log as the supervisor does."""
-    from pillarbox.program.logs import log_to_stderr
-
-    log_to_stderr(configuration.program)

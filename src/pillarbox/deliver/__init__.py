@@ -7,39 +7,20 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from importlib import import_module
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pillarbox import ConfigurationError, Reject
-from pillarbox.program.settings import Settings, likely
+from pillarbox import Reject
+from pillarbox.program.schemes import Schemes
+from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-    from importlib.metadata import EntryPoint
 
     from pillarbox import Recipient, Session
 
 __all__ = ["Message", "Settings", "Target", "known_schemes", "settled", "target_from_url", "unavailable"]
 
-# Other distributions offer targets under this group: the name is the scheme, the object a subclass of Target.
-ENTRY_POINTS = "pillarbox.targets"
 PATIENCE_WITH_CLEANING = 5.0  # seconds
-
-_TARGETS = {
-    "discard": ("pillarbox.deliver.discard", "Discard"),
-    "http": ("pillarbox.deliver.webhook", "Webhook"),
-    "https": ("pillarbox.deliver.webhook", "Webhook"),
-    "lmtp": ("pillarbox.deliver.relay", "Relay"),
-    "maildir": ("pillarbox.deliver.maildir", "Maildir"),
-    "mbox": ("pillarbox.deliver.mbox", "Mbox"),
-    "pipe": ("pillarbox.deliver.pipe", "Pipe"),
-    "python": ("pillarbox.deliver.python", "class_of"),
-    "smtp": ("pillarbox.deliver.relay", "Relay"),
-    "smtps": ("pillarbox.deliver.relay", "Relay"),
-    "sqlite": ("pillarbox.deliver.sqlite", "SQLite"),
-    "stdout": ("pillarbox.deliver.stdout", "Stdout"),
-}
 
 
 class Message:
@@ -158,28 +139,38 @@ async def settled(cleaning: Awaitable[object]) -> None:
             await asyncio.shield(cleaning)
 
 
+# Other distributions offer targets under this group: the name is the scheme, the object a subclass of Target.
+_SCHEMES = Schemes(
+    Target,
+    __name__,
+    methods=("deliver",),
+    group="pillarbox.targets",
+    example="maildir:Maildir",
+    built_in={
+        "discard": ("pillarbox.deliver.discard", "Discard"),
+        "http": ("pillarbox.deliver.webhook", "Webhook"),
+        "https": ("pillarbox.deliver.webhook", "Webhook"),
+        "lmtp": ("pillarbox.deliver.relay", "Relay"),
+        "maildir": ("pillarbox.deliver.maildir", "Maildir"),
+        "mbox": ("pillarbox.deliver.mbox", "Mbox"),
+        "pipe": ("pillarbox.deliver.pipe", "Pipe"),
+        "python": ("pillarbox.deliver.python", "class_of"),
+        "smtp": ("pillarbox.deliver.relay", "Relay"),
+        "smtps": ("pillarbox.deliver.relay", "Relay"),
+        "sqlite": ("pillarbox.deliver.sqlite", "SQLite"),
+        "stdout": ("pillarbox.deliver.stdout", "Stdout"),
+    },
+)
+
+
 def known_schemes() -> tuple[str, ...]:
     """Return the schemes that ``target_from_url`` knows, sorted."""
-    return tuple(sorted({*_TARGETS, *_offered()}))
+    return _SCHEMES.known()
 
 
 def target_class(url: str) -> type[Target]:
-    """Return the class of the target that a URL names; raise ConfigurationError for an unknown scheme."""
-    scheme, colon, _ = url.partition(":")
-    scheme = scheme.lower()
-    if not colon:
-        raise ConfigurationError(f"{url!r} is no target: write SCHEME:…, for example maildir:{url or 'Maildir'}")
-    if scheme in _TARGETS:
-        module, name = _TARGETS[scheme]
-        found = getattr(import_module(module), name)
-        if scheme == "python":  # the class depends on the URL
-            found = found(url)
-    elif scheme in (offered := _offered()):
-        found = _loaded(offered[scheme])
-    else:
-        hint = likely(scheme, list(known_schemes()))
-        raise ConfigurationError(f"{_without_password(url)!r}: unknown scheme {scheme!r}{hint} (known: {_known()})")
-    return _checked(found, scheme)
+    """Return the class of the target that a URL names; raise ConfigurationError where there is none."""
+    return _SCHEMES.class_of(url)
 
 
 def target_from_url(url: str, settings: Mapping[str, Any] | None = None) -> Target:
@@ -187,53 +178,4 @@ def target_from_url(url: str, settings: Mapping[str, Any] | None = None) -> Targ
 
     Raises ConfigurationError for an unknown scheme, and for a URL or settings that the target cannot use.
     """
-    kind = target_class(url)
-    checked = kind.Settings.from_table(settings or {})
-    try:
-        target = kind(url, checked)
-        _ = target.url
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        if kind.__module__.startswith(f"{__name__}."):  # a bug of ours
-            raise
-        raise ConfigurationError(
-            f"{_without_password(url)}: {kind.__name__}(url, settings) failed: {type(error).__name__}: {error}"
-        ) from error
-    return target
-
-
-def _checked(found: Any, scheme: str) -> type[Target]:
-    if not (isinstance(found, type) and issubclass(found, Target)):
-        raise ConfigurationError(f"{scheme}: {found!r} is no subclass of pillarbox.deliver.Target")
-    if found.deliver is Target.deliver:
-        raise ConfigurationError(f"{scheme}: {found.__name__} has no method deliver")
-    if not issubclass(found.Settings, Settings):
-        raise ConfigurationError(f"{scheme}: {found.__name__}.Settings is no subclass of pillarbox.deliver.Settings")
-    return found
-
-
-def _loaded(point: EntryPoint) -> Any:
-    """Return what another distribution offers."""
-    try:
-        return point.load()
-    except Exception as error:
-        raise ConfigurationError(
-            f"{point.name}: {point.value}, which {point.dist.name if point.dist else 'a distribution'} offers,"
-            f" cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _offered() -> dict[str, EntryPoint]:
-    return {point.name.lower(): point for point in entry_points(group=ENTRY_POINTS)}
-
-
-def _known() -> str:
-    return ", ".join(f"{scheme}:" for scheme in known_schemes())
-
-
-def _without_password(url: str) -> str:
-    scheme, slashes, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    user, at, host = authority.rpartition("@")
-    return f"{scheme}{slashes}{user.partition(':')[0]}{at}{host}{slash}{path}"
+    return _SCHEMES.made(url, settings or {})

@@ -1,24 +1,19 @@
-"""``python:package.module:object``: a target of one's own, found as Python finds it, and then in the working directory.
+"""``python:package.module:object``: a target of one's own.
 
-The object is a subclass of ``Target``, a ``Target``, or an async function ``(message) -> str | None | sequence``. What
-is wrong with it is said at the start, with what was found.
+The object is a subclass of ``Target``, a ``Target``, or an async function ``(message) -> str | None | sequence``.
 """
 
 from __future__ import annotations
 
 import inspect
-import os
-import sys
-import traceback
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver import Target
+from pillarbox.program.objects import object_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import ModuleType
 
     from pillarbox import Recipient, Reject, Session
     from pillarbox.deliver import Message
@@ -30,7 +25,7 @@ _WANTED = "a subclass of pillarbox.deliver.Target, an object of one, or an async
 
 def class_of(url: str) -> type[Target]:
     """Return the class of the target that the URL names: the user's own, or one that calls the user's object."""
-    found = _object(url)
+    found = object_of(url)
     kind = found if isinstance(found, type) else type(found)
     if issubclass(kind, Target):
         if kind.deliver is not Target.deliver:
@@ -45,7 +40,7 @@ class _Function(Target):
 
     def __init__(self, url: str, settings: Any = None) -> None:
         super().__init__(url, settings)
-        self._function = _object(url)
+        self._function = object_of(url)
 
     async def deliver(self, message: Message) -> str | Sequence[str | Reject]:
         answer: str | Sequence[str | Reject] | None = await self._function(message)
@@ -57,7 +52,7 @@ class _Object(Target):
 
     def __init__(self, url: str, settings: Any = None) -> None:
         super().__init__(url, settings)
-        self._target = target = _object(url)
+        self._target = target = object_of(url)
         self.__dict__.update(final=target.final, relays=target.relays)
 
     async def start(self) -> None:
@@ -77,53 +72,6 @@ class _Object(Target):
 
     async def close(self) -> None:
         await self._target.close()
-
-
-# --- The object
-
-
-def _object(url: str) -> Any:
-    name, colon, path = url.partition(":")[2].partition(":")
-    if not (colon and _is_dotted(name) and _is_dotted(path)):
-        raise ConfigurationError(f"{url!r}: write python:MODULE:OBJECT, for example python:mypackage.targets:Archive")
-    module = found = _module(url, name)
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            place = getattr(module, "__file__", None) or "a part of Python"
-            raise ConfigurationError(f"{url}: {name} ({place}) has no {path!r}") from None
-    return found
-
-
-def _is_dotted(name: str) -> bool:
-    return all(part.isidentifier() for part in name.split("."))
-
-
-def _module(url: str, name: str) -> ModuleType:
-    # `python -m pillarbox` looks in the working directory, the script `pillarbox` would not. Last, so that no file
-    # there can take the place of a module of Python or of an installed package.
-    if (here := os.getcwd()) not in sys.path and "" not in sys.path:  # noqa: PTH109 - what sys.path holds are texts
-        sys.path.append(here)
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise ConfigurationError(f"{url}: {_failure(error)}") from error
-        raise ConfigurationError(
-            f"{url}: there is no module {error.name!r}: install it into the Python of pillarbox ({sys.executable}),"
-            f" or start pillarbox in its folder (this is {here}), or name the folder in PYTHONPATH"
-        ) from None
-    except Exception as error:
-        raise ConfigurationError(f"{url}: {_failure(error)}") from error
-
-
-def _failure(error: Exception) -> str:
-    """Say what went wrong in the user's module, and where."""
-    if isinstance(error, SyntaxError):
-        return f"{error.msg} ({error.filename}, line {error.lineno})"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({last.filename}, line {last.lineno})"
 
 
 def _is_async(found: Any) -> bool:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from pillarbox import Envelope, Recipient
 
-__all__ = ["mail_command", "rcpt_command", "sends_utf8"]
+__all__ = ["mail_command", "rcpt_command", "sends_utf8", "with_a_labels"]
 
 
 # A quoted local part may hold anything but control characters; else no bracket or quote that could end the path.
@@ -56,7 +56,7 @@ def _line(verb: str, path: str, parameters: list[str], utf8: bool) -> bytes:
 
 def _path(address: str, utf8: bool, code: int) -> str:
     if not utf8 and not address.isascii():
-        address = _with_a_labels(address)
+        address = with_a_labels(address)
         if not address.isascii():
             # RFC 6531 3.5 has 550 for a sender and 553 for a recipient, and X.6.7 "Non-ASCII addresses not permitted
             # for that sender/recipient".
@@ -66,11 +66,13 @@ def _path(address: str, utf8: bool, code: int) -> str:
     return f"<{address}>"
 
 
-def _with_a_labels(address: str) -> str:
+def with_a_labels(address: str) -> str:
     """Spell the domain in ASCII: a session has it in Unicode, also where the client sent ``xn--``."""
     import idna
 
     local_part, at, domain = address.rpartition("@")
+    if domain.isascii():
+        return address
     try:
         return f"{local_part}{at}{idna.encode(domain, uts46=True).decode('ascii')}"
     except UnicodeError:

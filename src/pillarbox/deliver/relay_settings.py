@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr
+from pydantic import ConfigDict, Field, SecretStr
+from pydantic.config import JsonDict, JsonValue
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver.relay_client import LIMITS, Limits
@@ -24,9 +25,23 @@ _PORTS = {"lmtp": 24, "smtp": 25, "smtps": 465}
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9])?|\[[A-Za-z0-9:.]{1,60}\]")
 
+_PASSWORD: JsonDict = {"anyOf": [{"required": ["password"]}, {"required": ["password_file"]}]}
+# What ``_check_login`` says is missing, for editors. The user name may stand in the URL, and the password too.
+_NEEDED_FOR_LOGIN: JsonValue = [
+    {
+        "if": {"properties": {"url": {"not": {"pattern": "@"}}}},
+        "then": {
+            "dependencies": {"username": _PASSWORD, "password": ["username"], "password_file": ["username"]},
+        },
+    },
+    {"if": {"properties": {"url": {"pattern": "^[a-z]+://[^:@/]+@"}}}, "then": _PASSWORD},
+]
+
 
 class RelaySettings(Settings):
     """The keys of ``[[deliver]]`` for lmtp:, smtp: and smtps:, as docs/target-relay.md describes them."""
+
+    model_config = ConfigDict(json_schema_extra={"dependencies": {"key": ["cert"]}, "allOf": _NEEDED_FOR_LOGIN})
 
     tls: Literal["if-offered", "required", "off"] | None = None
     tls_verify: bool | None = None

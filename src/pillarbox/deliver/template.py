@@ -6,7 +6,6 @@ What a client wrote is hostile: a value is one name of a file or folder, or ther
 from __future__ import annotations
 
 import itertools
-import re
 import time
 import unicodedata
 from collections.abc import Callable, Collection, Mapping
@@ -15,6 +14,7 @@ from string import Formatter
 
 from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.program.paths import local_path
+from pillarbox.program.patterns import unquoted
 from pillarbox.program.settings import likely
 
 __all__ = ["PATH_FIELDS", "RECIPIENT_FIELDS", "PathTemplate", "Template", "clean_name", "parts_of"]
@@ -22,8 +22,6 @@ __all__ = ["PATH_FIELDS", "RECIPIENT_FIELDS", "PathTemplate", "Template", "clean
 NAME_BYTES = 255  # what file systems take for one name
 RECIPIENT_FIELDS = frozenset({"address", "local", "mailbox", "domain"})
 PATH_FIELDS = RECIPIENT_FIELDS | {"user", "year", "month", "day"}
-
-_UNQUOTED = re.compile(r"\\(.)", re.DOTALL)
 
 
 class Template:
@@ -107,9 +105,7 @@ def parts_of(address: str, separator: str = "+") -> Mapping[str, str]:
     if not at:
         # RFC 5321 4.5.1 wants "RCPT TO:<Postmaster>" (with no domain specification) to be supported.
         local, domain = domain, "localhost"
-    if local.startswith('"') and local.endswith('"') and len(local) > 1:
-        # RFC 5321 4.1.2: "quoted-pairSMTP = %d92 %d32-126"; the quotes and backslashes are no part of the name.
-        local = _UNQUOTED.sub(r"\1", local[1:-1])
+    local = unquoted(local)
     # RFC 5321 2.4: "the local-part of a mailbox MUST BE treated as case sensitive" by those who relay; what it means to
     # the host it belongs to is that host's own affair, and hardly any tells Joe from joe.
     local, domain = (unicodedata.normalize("NFC", part.lower()) for part in (local, domain))

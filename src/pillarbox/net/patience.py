@@ -51,7 +51,7 @@ class Patience:
 
 
 class NoPatience:
-    """For what counts in this very process: it answers at once, and a time-out would cost as much as the answer."""
+    """For what answers at once, as it counts in memory: a time-out would cost as much as the answer."""
 
     async def ask(self, answer: Coroutine[Any, Any, bool]) -> bool | None:
         """Return the answer."""

@@ -49,8 +49,8 @@ class RateStores:
 
 
 def patience_with(counts: LimitCounts, patience: Patience) -> Patience | NoPatience:
-    """Return how these counts are asked: one that is derived may be anywhere."""
-    return NoPatience() if type(counts) is LimitCounts else patience
+    """Return how these counts are asked: they may be anywhere."""
+    return NoPatience() if counts.at_once else patience
 
 
 def _redis(url: str) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pillarbox import ConfigurationError, Networks, Reject
-from pillarbox.program.patterns import Patterns, checked, expression, lines, normal, normal_local
+from pillarbox.program.patterns import Patterns, checked, expression, lines, local_part, normal
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
@@ -143,10 +143,10 @@ def _checked(pattern: str, place: str) -> str:
         return checked(pattern, place)
     checked(pattern.replace(_USER, "user@host"), place)
     body = pattern.strip().removeprefix("!")
-    return ("!" if pattern.strip() != body else "") + normal(body)
+    return ("!" if pattern.strip() != body else "") + normal(body, is_pattern=True)
 
 
 def _of_user(pattern: str, user: str) -> re.Pattern[str]:
     """Return the expression for a pattern with ``{user}``: a user's name is no pattern, whatever stands in it."""
-    own = re.escape((normal if "@" in user else normal_local)(user))
+    own = re.escape(normal(user) if "@" in user else normal(f"{local_part(user)}@").removesuffix("@"))
     return re.compile(expression(pattern, lambda part: own.join(map(re.escape, part.split(_USER)))), re.DOTALL)

@@ -1,77 +1,99 @@
-"""Limits over all workers: a worker asks, the supervisor counts, and takes back what a worker that died had counted."""
+"""Limits over all workers: each counts in memory that it shares with the others, and asks nobody.
+
+A question to the supervisor, for each connection and each command that has a rate, would cost 30 to 50 µs.
+"""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pillarbox import LimitCounts
+from pillarbox.program.table import Place, Table
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
-    from pillarbox.program.channel import Channel, Handlers
+    from pillarbox.program.rates import TableStore
 
-__all__ = ["AskedCounts", "WorkersCounts"]
+__all__ = ["WorkersCounts"]
+
+# So many addresses may have connections at the same time, and so many addresses and accounts have used a rate: those
+# beyond are not counted, and the rates forgotten that would be unused first.
+PLACES = 1 << 17
+RATES = 1 << 17
+# One for all places, as a connection enters several at a time.
+_PLACES_LOCK = 0
 
 
-class AskedCounts(LimitCounts):
-    """The worker's side: each method asks over the channel."""
+class WorkersCounts(LimitCounts, at_once=True):
+    """The counts of so many workers, for the one with this number, from 0. Raise OSError where there is no memory.
 
-    def __init__(self, channel: Channel) -> None:
+    descriptors: of the memory, where the supervisor has made it.
+    """
+
+    def __init__(self, workers: int, number: int = 0, descriptors: Sequence[int | None] = (None, None)) -> None:
         super().__init__()
-        self._channel = channel
-
-    async def enter(self, places: Mapping[str, int | None]) -> bool:
-        answer = self._channel.call("enter", dict(places))
-        try:
-            return bool(await asyncio.shield(answer))
-        except asyncio.CancelledError:
-            # Who waited has given up, and is not counted; if the answer comes after all it says the contrary.
-            answer.add_done_callback(lambda late: self._give_back(late, places))
-            raise
-
-    def _give_back(self, late: asyncio.Future[Any], places: Iterable[str]) -> None:
-        if not late.cancelled() and late.exception() is None and late.result():
-            self.leave(places)
-
-    def leave(self, places: Iterable[str]) -> None:
-        self._channel.tell("leave", list(places))
-
-    async def take(self, key: str, rate: str) -> bool:
-        return bool(await self._channel.call("take", key, rate))
-
-    async def left(self, key: str, rate: str) -> bool:
-        return bool(await self._channel.call("left", key, rate))
-
-
-class WorkersCounts:
-    """The supervisor's side for one worker: what it holds of the counts that all have together."""
-
-    def __init__(self, counts: LimitCounts) -> None:
-        self._counts = counts
-        self._held: Counter[str] = Counter()
+        places, rates = descriptors
+        self._places = Table(PLACES, workers, "Q", places)
+        self._used = Table(RATES, 1, "d", rates)
+        self._own = self._places.columns[number]
 
     @property
-    def handlers(self) -> Handlers:
-        """What answers the worker's questions."""
-        return {"enter": self._enter, "leave": self._leave, "take": self._counts.take, "left": self._counts.left}
+    def descriptors(self) -> list[int]:
+        """What a worker needs to have the same memory."""
+        return [self._places.descriptor, self._used.descriptor]
 
-    def give_back(self) -> None:
-        """Take back all that the worker holds: it is gone."""
-        self._leave(list(self._held.elements()))
+    def forget(self, number: int) -> None:
+        """Give back what a worker had entered: it is gone."""
+        column = self._places.columns[number]
+        column[:] = memoryview(bytes(column.nbytes)).cast("Q")
 
-    async def _enter(self, places: dict[str, int | None]) -> bool:
-        if not await self._counts.enter(places):
-            return False
-        self._held.update(places.keys())
+    # --- Connections
+
+    async def enter(self, places: Mapping[str, int | None]) -> bool:
+        self._places.lock(_PLACES_LOCK)
+        try:
+            rows = [self._row(self._places.place(name)) for name in places]
+            for row, most in zip(rows, places.values(), strict=True):
+                if row is not None and most is not None and self._number(row) >= most:
+                    return False
+            for row in rows:
+                if row is not None:
+                    self._own[row] += 1
+        finally:
+            self._places.unlock(_PLACES_LOCK)
         return True
 
-    def _leave(self, places: list[str]) -> None:
-        for place in places:
-            if self._held[place] > 0:
-                self._counts.leave([place])
-                self._held[place] -= 1
-                if not self._held[place]:
-                    del self._held[place]  # addresses are many
+    def leave(self, places: Iterable[str]) -> None:
+        # Without the lock: nobody else changes this worker's number, nor takes the row before it is 0.
+        for name in places:
+            row = self._places.row(self._places.place(name))
+            if row is not None and self._own[row]:
+                self._own[row] -= 1
+
+    def _row(self, place: Place) -> int | None:
+        row = self._places.row(place)
+        return row if row is not None else self._places.taken(place, lambda each: None if self._number(each) else 0.0)
+
+    def _number(self, row: int) -> int:
+        return sum([column[row] for column in self._places.columns])
+
+    # --- Rates
+
+    @cached_property
+    def _store(self) -> TableStore:
+        from pillarbox.program.rates import TableStore
+
+        return TableStore(self._used)
+
+    def rate_store(self) -> TableStore:
+        return self._store
+
+    async def take(self, key: str, rate: str) -> bool:
+        with self._store.of(key):
+            return await super().take(key, rate)
+
+    async def left(self, key: str, rate: str) -> bool:
+        with self._store.of(key):
+            return await super().left(key, rate)

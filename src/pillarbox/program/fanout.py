@@ -46,8 +46,9 @@ async def deliver(
 ) -> list[Delivered]:
     """Hand one message to all parts; return what each made of it, in order. Raises what ``blocks`` raises.
 
-    All read it while it arrives; then each makes it durable, in order. In SMTP, where there is one reply for all, the
-    first required target that refuses for now, or refuses all, ends the others, which keep nothing.
+    All read it while it arrives; then each that is required makes it durable, in order, and then all optional ones at
+    once. In SMTP, where there is one reply for all, the first required target that refuses for now, or refuses all,
+    ends the others, which keep nothing.
     """
     if len(parts) == 1:  # a task of its own would cost as much as the rest of this function
         message = Message(session, parts[0].recipients, blocks, head(parts[0]))
@@ -120,14 +121,24 @@ class _Several:
                 if any(self._ends_all(branch) for branch in self._branches):
                     break
             else:
-                for branch in self._branches:
-                    await branch.feed.put(None)
-                    await asyncio.wait([branch.task])
-                    if self._ends_all(branch):
-                        break
+                await self._make_durable()
             return [branch.task.result() for branch in self._branches if self._is_over(branch)]
         finally:
             await self._end()
+
+    async def _make_durable(self) -> None:
+        for branch in self._branches:
+            if not branch.part.route.optional:
+                await branch.feed.put(None)
+                await asyncio.wait([branch.task])
+                if self._ends_all(branch):
+                    return
+        # Together: the client waits, and for several that hang no longer than for one.
+        optional = [branch for branch in self._branches if branch.part.route.optional]
+        for branch in optional:
+            await branch.feed.put(None)
+        if optional:
+            await asyncio.wait([branch.task for branch in optional])
 
     def _is_over(self, branch: _Branch) -> bool:
         return branch.task.done() and not branch.task.cancelled()

@@ -17,7 +17,7 @@ from pillarbox import Networks, log_fields
 from pillarbox.program.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from structlog.typing import EventDict
 
@@ -53,10 +53,10 @@ class LogSettings(Settings):
         return transcript
 
 
-def log_to_stderr(settings: LogSettings) -> None:
+def log_to_stderr(settings: LogSettings, *, worker: int | None = None) -> None:
     """Show records as the settings say: the library's and the program's from a level up, others' from WARNING.
 
-    May be called again, when the settings have changed.
+    worker: the number of the one that this process is. May be called again, when the settings have changed.
     """
     sys.unraisablehook = _note_unraisable
     level = getattr(logging, settings.log_level.upper())
@@ -64,15 +64,19 @@ def log_to_stderr(settings: LogSettings) -> None:
     root = logging.getLogger()
     handler = next((each for each in root.handlers if isinstance(each, _Stderr)), None)
     if handler is None:
-        handler = _Stderr()
+        handler = _Stderr(worker)
         root.addHandler(handler)
-    handler.setFormatter(_formatter(settings.log_format))
+    handler.setFormatter(_formatter(settings.log_format, handler.worker))
     handler.filters = [_is_not_reported, _Chosen(level, transcript)]
     logging.getLogger("pillarbox").setLevel(min(level, logging.DEBUG) if transcript else level)
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """The one handler of the program."""
+    """The one handler of the program. ``worker`` stays what it was at first, whatever a reload changes."""
+
+    def __init__(self, worker: int | None) -> None:
+        super().__init__()
+        self.worker = worker
 
 
 def _networks(transcripts: list[str]) -> Networks | None:
@@ -109,43 +113,48 @@ class _Chosen:
 # --- Their form
 
 
-def _formatter(form: str) -> logging.Formatter:
+def _formatter(form: str, worker: int | None) -> logging.Formatter:
     from structlog import stdlib
 
     terminal = sys.stderr is not None and sys.stderr.isatty()
     chain: list[Any] = [stdlib.add_log_level, stdlib.ExtraAdder()]
     if form == "json" or (form == "auto" and not terminal):
-        return stdlib.ProcessorFormatter(processors=_json(), foreign_pre_chain=chain)
+        return stdlib.ProcessorFormatter(processors=_json(worker), foreign_pre_chain=chain)
     colours = terminal and not os.environ.get("NO_COLOR")
-    processors: list[Any] = [stdlib.ProcessorFormatter.remove_processors_meta, _text(colours=colours, times=terminal)]
+    text = _text(colours=colours, times=terminal, worker=worker)
+    processors: list[Any] = [stdlib.ProcessorFormatter.remove_processors_meta, text]
     return stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=chain)
 
 
-def _json() -> list[Any]:
+def _json(worker: int | None) -> list[Any]:
     from structlog import processors, stdlib
 
     return [
-        _facts,
+        _facts_of({} if worker is None else {"worker": worker}),
         stdlib.ProcessorFormatter.remove_processors_meta,
         processors.format_exc_info,
         processors.JSONRenderer(ensure_ascii=False, default=str),
     ]
 
 
-def _facts(_logger: object, _name: str, event: EventDict) -> EventDict:
-    """Put what every reader looks for in front, and leave out what a record has not."""
+def _facts_of(process: Mapping[str, Any]) -> Callable[[object, str, EventDict], EventDict]:
+    """Return what puts in front what every reader looks for, and leaves out what a record has not."""
     from datetime import UTC, datetime
 
-    record: logging.LogRecord = event["_record"]
-    time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    facts: EventDict = {
-        "time": time,
-        "level": event.pop("level"),
-        "message": event.pop("event"),
-        "logger": record.name,
-        "pid": record.process,
-    }
-    facts.update({name: value for name, value in event.items() if value not in (None, "", [])})
+    def facts(_logger: object, _name: str, event: EventDict) -> EventDict:
+        record: logging.LogRecord = event["_record"]
+        time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        found: EventDict = {
+            "time": time,
+            "level": event.pop("level"),
+            "message": event.pop("event"),
+            "logger": record.name,
+            "pid": record.process,
+            **process,
+        }
+        found.update({name: value for name, value in event.items() if value not in (None, "", [])})
+        return found
+
     return facts
 
 
@@ -154,19 +163,21 @@ _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-def _text(*, colours: bool, times: bool) -> Callable[[object, str, EventDict], str]:
-    """Return what makes one line of a record: the level in front unless it is INFO, the client behind."""
+def _text(*, colours: bool, times: bool, worker: int | None) -> Callable[[object, str, EventDict], str]:
+    """Return what makes one line of a record: worker, and level unless it is INFO, in front, the client behind."""
     from structlog.dev import ConsoleRenderer
 
     def coloured(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if colours and colour and text else text
+
+    source = "" if worker is None else coloured(_DIM, f"worker {worker}:") + " "
 
     def line(_logger: object, _name: str, event: EventDict) -> str:
         level = event["level"]
         # Nothing that came from outside can begin another line, or speak to the terminal.
         message = _CONTROL.sub("?", str(event["event"]))
         name = "" if level == "info" else f"{level}: "
-        text = coloured(_COLOURS.get(level, ""), name + message) + coloured(_DIM, _client(event, message))
+        text = source + coloured(_COLOURS.get(level, ""), name + message) + coloured(_DIM, _client(event, message))
         if times:
             from time import localtime, strftime
 

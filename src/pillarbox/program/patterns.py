@@ -1,7 +1,8 @@
 """Lists of address patterns, as ``accept`` and ``recipients`` hold them: what matches an address is decided here.
 
 A pattern is a whole address in which ``*`` stands for any run of characters; ``!`` in front takes away; ``file:PATH``
-stands for a file with a pattern on each line, ``#`` in front of comments. Case does not matter.
+stands for a file with a pattern on each line, ``#`` in front of comments. Case does not matter, nor do quotes that a
+local part does not need.
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from pillarbox import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Patterns", "checked", "expression", "lines", "normal", "normal_local"]
+__all__ = ["Patterns", "checked", "expression", "lines", "local_part", "normal", "unquoted"]
+
+# RFC 5321 4.1.2: "Quoted-string = DQUOTE *QcontentSMTP DQUOTE", and what it can hold.
+_QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f"\\]|\\[^\x00-\x1f\x7f])*"')
+_PAIR = re.compile(r"\\(.)", re.DOTALL)
+# What is no "Dot-string = Atom *("." Atom)".
+_NEEDS_QUOTES = re.compile(r'[\x00-\x20"(),:;<>@\[\\\]\x7f]|^\.|\.\.|\.$|^$')
+_COMMENT = re.compile(rf"\s*(?:!?{_QUOTED.pattern})?[^#]*(#.*)?", re.DOTALL)
 
 
 class Patterns:
@@ -128,7 +136,7 @@ def _expression(parts: list[str], run: str) -> str:
     return f"{parts[0]}{between}{run}{parts[-1]}"
 
 
-def normal(address: str) -> str:
+def normal(address: str, *, is_pattern: bool = False) -> str:
     """Return the form in which addresses and patterns are compared."""
     # Domains have no case (RFC 5321 2.4); local parts have one by the letter, but nowhere two owners for it. A domain
     # in A-labels is the same as in U-labels (RFC 5890 2.3.2.1), but "strasse" is another one than "straße" (RFC 5894
@@ -137,13 +145,29 @@ def normal(address: str) -> str:
     domain = unicodedata.normalize("NFC", domain).lower()
     if "xn--" in domain:
         domain = _unicode(domain)
-    return normal_local(local) + at + domain
-
-
-def normal_local(local: str) -> str:
-    """Return the form in which local parts are compared."""
+    # RFC 5321 4.1.2: "For any purposes that require generating or comparing Local-parts (e.g., to specific mailbox
+    # names), all quoted forms MUST be treated as equivalent".
+    if local.startswith('"'):
+        text = unquoted(local)
+        # A star in quotes is for what has to be quoted: as a pattern "*" is not * alone.
+        local = _quoted(text) if is_pattern and "*" in text else local_part(text)
     # Not casefold(): "strasse" and "straße" may be two users.
-    return unicodedata.normalize("NFC", local).lower()
+    return unicodedata.normalize("NFC", local).lower() + at + domain
+
+
+def local_part(name: str) -> str:
+    """Return the local part that stands for a name: in quotes where it needs them."""
+    return _quoted(name) if _NEEDS_QUOTES.search(name) else name
+
+
+def unquoted(local: str) -> str:
+    """Return a local part without the quotes and backslashes that are no part of it."""
+    return _PAIR.sub(r"\1", local[1:-1]) if len(local) > 1 and local[0] == local[-1] == '"' else local
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _unicode(domain: str) -> str:
@@ -169,9 +193,13 @@ def lines(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, str]]:
             continue
         path = folder / Path(name).expanduser()
         for number, line in enumerate(_lines(path), 1):
-            written = line.partition("#")[0].strip()
-            if written:
+            if written := _without_comment(line):
                 yield written, f"{path}, line {number}"
+
+
+def _without_comment(line: str) -> str:
+    found = _COMMENT.match(line)
+    return line[: found.start(1)].strip() if found and found[1] else line.strip()
 
 
 def _lines(path: Path) -> list[str]:
@@ -187,10 +215,13 @@ def checked(pattern: str, place: str) -> str:
     """Return a pattern in the form in which it is compared; raise ConfigurationError for what is none."""
     plain = pattern.strip()
     body = plain.removeprefix("!")
-    if not body or any(c.isspace() for c in body):
+    quoted = _QUOTED.match(body)
+    rest = body[quoted.end() :] if quoted else body
+    if not rest or any(c.isspace() for c in rest) or (body.startswith('"') and not rest.startswith("@")):
         raise ConfigurationError(
-            f"{place}: is no pattern: write an address such as joe@example.com, *@example.com or *"
+            f"{place}: is no pattern: write an address such as joe@example.com, *@example.com or *;"
+            ' a local part with spaces in it stands in quotes: "joe doe"@example.com'
         )
     if "@" not in body and "*" not in body:
         raise ConfigurationError(f"{place}: has no @: write {body}@example.com, {body}@* or *@{body}")
-    return ("!" if plain.startswith("!") else "") + normal(body)
+    return ("!" if plain.startswith("!") else "") + normal(body, is_pattern=True)

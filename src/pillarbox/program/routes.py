@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from pillarbox import Recipient
     from pillarbox.deliver import Target
 
-__all__ = ["PATIENCE", "Part", "Route", "Routes"]
+__all__ = ["OPTIONAL_PATIENCE", "PATIENCE", "Part", "Route", "Routes"]
 
 # RFC 5321 4.5.3.2.6: "DATA Termination: 10 Minutes." So long a client waits; a target that hangs is answered before.
 PATIENCE = 300.0  # seconds
+# An optional target's failure is not to fail the message: nor is it to wear out clients that wait for a minute or two.
+OPTIONAL_PATIENCE = 60.0  # seconds
 
 
 @dataclass(frozen=True)

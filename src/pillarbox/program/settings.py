@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from pillarbox import ConfigurationError
 
-__all__ = ["Settings", "likely"]
+__all__ = ["Settings", "likely", "without_login"]
 
 
 class Settings(BaseModel):
@@ -57,3 +57,12 @@ def likely(name: str, known: list[str]) -> str:
     """Return ``": did you mean 'size'?"`` or nothing."""
     close = get_close_matches(name.lower(), known, n=1)
     return f": did you mean {close[0]!r}?" if close else ""
+
+
+def without_login(url: str) -> str:
+    """Return a URL as it may be shown: without what stands before its last @, be it well written or not."""
+    scheme, _, rest = url.partition(":")
+    login, _, place = rest.rpartition("@")
+    if login.startswith("//"):
+        return f"{scheme}://{place}"
+    return f"{scheme}:{place}" if ":" in login else url

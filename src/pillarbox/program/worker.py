@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError
 from pillarbox.program.channel import Channel, Handlers
-from pillarbox.program.counts import AskedCounts
+from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.run import Process, end_without_threads, loop_factory, serve
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ class Worker(Process):
         await _first_of(self._started, self.channel.closed)
         if not self._started.done():
             return None
-        snapshot, descriptors, options = self._started.result()
+        snapshot, descriptors, options, workers, memory = self._started.result()
         self._sockets = [[socket.socket(fileno=number) for number in listener] for listener in descriptors]
-        self.options = {**options, "limit_counts": AskedCounts(self.channel)}
+        self.options = {**options, "limit_counts": WorkersCounts(workers, self.number - 1, memory)}
         return dict(snapshot)
 
     def _on_signals(self) -> None:
@@ -152,7 +152,7 @@ class Worker(Process):
         await _first_of(told, self.channel.closed)
         told.cancel()
         if self.channel.closed.done():
-            _log.warning("worker %d: its supervisor is gone: closing", self.number)
+            _log.warning("the supervisor is gone: closing")
 
     def closed(self) -> None:
         return

@@ -19,7 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pillarbox import BoundSockets, ConfigurationError, LimitCounts, self_signed_certificate
+from pillarbox import BoundSockets, ConfigurationError, self_signed_certificate
 from pillarbox.program import systemd
 from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
@@ -59,7 +59,10 @@ class Supervisor:
 
     def __init__(self, configuration: Configuration, number: int) -> None:
         self.configuration = configuration
-        self.counts = LimitCounts()
+        try:
+            self.counts = WorkersCounts(number)
+        except OSError as error:
+            raise ProgramFailed(f"there is no memory that {number} workers could share: {error}") from error
         self.workers = [Slot(self, each) for each in range(1, number + 1)]
         self.pages = Workers(configuration, self.workers)
         self.stopping = False
@@ -311,24 +314,24 @@ class Slot:
 
     async def _one_life(self) -> int:
         """Start a process, and return its status when it is dead."""
+        supervisor = self._supervisor
         ours, its = socket.socketpair()
-        held = WorkersCounts(self._supervisor.counts)
-        channel = await Channel.over(ours, {**held.handlers, "ready": self._is_ready, "failed": self._failed})
+        channel = await Channel.over(ours, {"ready": self._is_ready, "failed": self._failed})
         self.channel = channel
         try:
             with its:
-                self._process = _spawn(self.number, its.fileno(), self._supervisor.descriptors)
+                self._process = _spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
             exited = _exit_of(self._process)
-            supervisor = self._supervisor
             configuration = supervisor.configuration
             options = await supervisor.options(configuration)
-            channel.tell("start", dict(configuration.snapshot), supervisor.descriptors, options)
+            memory = (len(supervisor.workers), supervisor.counts.descriptors)
+            channel.tell("start", dict(configuration.snapshot), supervisor.descriptors, options, *memory)
             return await exited
         finally:
             await self._heard_out(channel)
             self.channel = None
-            self._supervisor.pages.ended(self)
-            held.give_back()
+            supervisor.pages.ended(self)
+            supervisor.counts.forget(self.number - 1)
 
     async def _heard_out(self, channel: Channel) -> None:
         """Let the channel end by itself: the last words may still be in it."""
@@ -397,9 +400,9 @@ def _ended(status: int) -> str:
     return f"was ended by signal {-status}"
 
 
-def _spawn(number: int, control: int, listening: list[list[int]]) -> subprocess.Popen[bytes]:
+def _spawn(number: int, control: int, listening: list[list[int]], memory: list[int]) -> subprocess.Popen[bytes]:
     """Start a worker's process, by exec: what this one has become is not to be inherited."""
-    inherited = [control, *(descriptor for listener in listening for descriptor in listener)]
+    inherited = [control, *memory, *(descriptor for listener in listening for descriptor in listener)]
     # -u: one write for each line of the log, so that the lines of several workers do not mix.
     command = [sys.executable, "-Pu", "-m", "pillarbox", "worker", str(number), str(control)]
     # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.

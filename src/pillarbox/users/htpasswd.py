@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 __all__ = ["HtpasswdSettings", "HtpasswdUsers"]
 
 _OTHERS_MAY_READ = 0o004
+_ADVICE = {
+    FileNotFoundError: ": make it with 'pillarbox user add FILE NAME'",
+    PermissionError: ": give it to the group that the program runs as, which may read it: chgrp, chmod g+r",
+}
 
 _log = logging.getLogger("pillarbox.users")
 
@@ -47,6 +51,18 @@ class HtpasswdUsers(Users):
         self._methods: tuple[str, ...] = ()
         self._accounts: Accounts | None = None
 
+    def same_as(self, other: Users) -> bool:
+        """Whether a reload may go on with the other: not where the file has come to other mechanisms meanwhile."""
+        return super().same_as(other) and isinstance(other, HtpasswdUsers) and other.announces_its_file()
+
+    def announces_its_file(self) -> bool:
+        """Whether ``methods`` are still those of what the file holds; also where it is no good file now."""
+        try:
+            accounts = self._file.current()
+        except OSError:
+            return True
+        return bool(accounts.problems) or self._methods == _methods(accounts)
+
     async def start(self) -> None:
         """Read the file: every line of it must be good now; later a line that is not locks out its user alone."""
         try:
@@ -54,15 +70,15 @@ class HtpasswdUsers(Users):
             mode = await asyncio.to_thread(lambda: self._file.path.stat().st_mode)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise ConfigurationError(f"{self.url}: {reason}: make it with 'pillarbox user add FILE NAME'") from error
+            raise ConfigurationError(f"{self.url}: {reason}{_ADVICE.get(type(error), '')}") from error
         if accounts.problems:
             raise ConfigurationError(f"{self._file.path}, {accounts.problems[0]}")
         if mode & _OTHERS_MAY_READ:
             _log.warning("%s can be read by everybody: chmod o= %s", self._file.path, self._file.path)
-        self._methods = (*accounts.mechanisms(), *PASSWORD_METHODS)
+        self._methods = _methods(accounts)
 
     def methods(self) -> tuple[str, ...]:
-        """Return those of passwords, and those of SCRAM that all users had keys for at the start."""
+        """Return those of passwords, and those of SCRAM that all users had keys for at the start, or a reload."""
         return self._methods
 
     async def authenticate(self, auth: AuthRequest, session: Session) -> str | None:
@@ -122,7 +138,13 @@ class HtpasswdUsers(Users):
         without = [account.name for account in accounts.values() if not announced <= set(account.keys)]
         if without:
             names = ", ".join(without[:10])
-            _log.warning("%s: SCRAM is announced until the next start, and has no keys of: %s", self._file.path, names)
+            _log.warning(
+                "%s: SCRAM is announced until a reload (SIGHUP), and has no keys of: %s", self._file.path, names
+            )
+
+
+def _methods(accounts: Accounts) -> tuple[str, ...]:
+    return (*accounts.mechanisms(), *PASSWORD_METHODS)
 
 
 def _prepared(username: str) -> str:

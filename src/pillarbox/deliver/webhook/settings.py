@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver import Settings
@@ -35,6 +35,19 @@ Seconds = Annotated[float, Field(gt=0, le=600)]
 
 class WebhookSettings(Settings):
     """The settings; relative paths begin at the working directory."""
+
+    # What ``_fits_together`` says is missing, for editors.
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependencies": {"key": ["cert"]},
+            "allOf": [
+                {
+                    "if": {"properties": {"format": {"const": "reference"}}, "required": ["format"]},
+                    "then": {"required": ["folder"]},
+                }
+            ],
+        }
+    )
 
     format: Literal["multipart", "json", "reference"] = "multipart"
     folder: str | None = None
