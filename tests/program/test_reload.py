@@ -223,7 +223,7 @@ class TestWhatHangs:
     @BOTH
     def test_a_target_that_does_not_close(self, start: Start, tmp_path: Path, arguments: tuple[str, ...]) -> None:
         run = Configured(start, tmp_path, LISTEN + TARGET.format("Hangs"), *arguments)
-        left = "^error: python:places:Hangs did not close within 0.5 seconds, and is left behind$"
+        left = r"^(worker \d: )?error: python:places:Hangs did not close within 0.5 seconds, and is left behind$"
         run.change(LISTEN + TARGET.format("Place"))
         run.program.line(left)
         run.change(LISTEN + TARGET.format("Hangs"))
@@ -242,7 +242,9 @@ class TestWhatHangs:
     ) -> None:
         run = Configured(start, tmp_path, LISTEN + TARGET.format(target), *arguments)
         run.program.process.send_signal(signal.SIGTERM)
-        run.program.line("^error: a thread did not end within 2 seconds after all else: .* ends without it$")
+        run.program.line(
+            r"^(worker \d: )?error: a thread did not end within 2 seconds after all else: .* ends without it$"
+        )
         assert run.program.wait() == 0
 
     def test_a_hangup_that_comes_last_does_not_kill(self, start: Start, tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ class Worker(Process):
         self._started: asyncio.Future[tuple[Any, ...]] = loop.create_future()
         self._running: asyncio.Future[Running] = loop.create_future()
         self._stopped = asyncio.Event()
+        self._newest: Mapping[str, Any] | None = None
         self._sockets: list[list[socket.socket]] = []
 
     async def connect(self, control: socket.socket) -> Channel:
@@ -137,7 +138,11 @@ class Worker(Process):
 
     async def _reload(self, snapshot: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Change the configuration, once there is one; return what is wrong with the new one."""
+        self._newest = snapshot
         running = await self._running
+        await asyncio.sleep(0)  # what else has waited in the channel, while this process did not hear
+        if self._newest is not snapshot:
+            return ""  # the supervisor did not wait for this one: it has asked for another since
         try:
             await running.reload(self.configure(snapshot), {**self.options, **options})
         except ConfigurationError as error:
