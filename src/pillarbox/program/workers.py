@@ -9,14 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, self_signed_certificate
@@ -27,11 +21,12 @@ from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Workers
 from pillarbox.program.parts import START_TIME
 from pillarbox.program.privileges import account
+from pillarbox.program.processes import described, exit_of, spawn
 from pillarbox.program.run import ProgramFailed, StopSignals, hear_hangup, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
-from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
     from pillarbox.cli.config import Configuration
@@ -320,8 +315,8 @@ class Slot:
         self.channel = channel
         try:
             with its:
-                self._process = _spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
-            exited = _exit_of(self._process)
+                self._process = spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
+            exited = exit_of(self._process)
             configuration = supervisor.configuration
             options = await supervisor.options(configuration)
             memory = (len(supervisor.workers), supervisor.counts.descriptors)
@@ -354,7 +349,7 @@ class Slot:
         if not supervisor.began:
             supervisor.deaths += 1
             if supervisor.deaths >= QUICK_DEATHS:
-                problem = f"worker {self.name} {_ended(status)} before it was ready, as others did before it"
+                problem = f"worker {self.name} {described(status)} before it was ready, as others did before it"
                 supervisor.cannot_start(ProgramFailed(problem))
             return None if supervisor.began else 0.0
         if self._anew:
@@ -362,7 +357,7 @@ class Slot:
             return 0.0
         self._quick = 0 if self.ready and lived >= STABLE else self._quick + 1
         wait = 0.0 if self._quick < 2 else min(LONGEST_WAIT, 2.0 ** (self._quick - 2))
-        why = f"cannot start: {self._problem}" if self._problem is not None else _ended(status)
+        why = f"cannot start: {self._problem}" if self._problem is not None else described(status)
         when = f"in {wait:g} seconds" if wait else "now"
         _log.warning("worker %s %s; it is started again %s", self.name, why, when)
         return wait
@@ -390,58 +385,6 @@ def _addresses(configuration: Configuration) -> list[str]:
 
 async def _first_of(*events: asyncio.Future[Any]) -> None:
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _ended(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    with suppress(ValueError):
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"was ended by signal {-status}"
-
-
-def _spawn(number: int, control: int, listening: list[list[int]], memory: list[int]) -> subprocess.Popen[bytes]:
-    """Start a worker's process, by exec: what this one has become is not to be inherited."""
-    inherited = [control, *memory, *(descriptor for listener in listening for descriptor in listener)]
-    # -u: one write for each line of the log, so that the lines of several workers do not mix.
-    command = [sys.executable, "-Pu", "-m", "pillarbox", "worker", str(number), str(control)]
-    # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        return subprocess.Popen(  # noqa: S603 - it is this very program
-            command, pass_fds=inherited, stdin=subprocess.DEVNULL, env=_environment()
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _environment() -> Mapping[str, str]:
-    """Return an environment in which a worker finds the modules that this process finds, and no others."""
-    environment = dict(os.environ)
-    if "PYTHONPATH" in environment:
-        environment[ORIGINAL_PATH] = environment["PYTHONPATH"]
-    # `-m` would put the working directory in front: with -P it is there only if it is here.
-    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return environment
-
-
-def _exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Return what a process's end fulfils, with its status."""
-    loop = asyncio.get_running_loop()
-    exited: asyncio.Future[int] = loop.create_future()
-
-    def note(status: int) -> None:
-        if not exited.done():
-            exited.set_result(status)
-
-    def wait() -> None:
-        status = process.wait()
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(note, status)
-
-    # A thread: its channel may outlive a process, in one that it has forked.
-    threading.Thread(target=wait, name=f"worker {process.pid}", daemon=True).start()
-    return exited
 
 
 def _needs_certificate(configuration: Configuration) -> bool:
