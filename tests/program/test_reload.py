@@ -205,6 +205,18 @@ class TestListeners:
         assert run.program.end() == 0
         assert not (tmp_path / "here").exists()
 
+    def test_a_descriptor_that_was_closed_is_not_taken_again(self, start: Start, tmp_path: Path) -> None:
+        """Its number may be a client's by now, who would lose the connection."""
+        with socket.create_server(("127.0.0.1", 0)) as handed_over:
+            more = f"[[listen]]\naddress = 'fd:{handed_over.fileno()}'\n"
+            run = Configured(start, tmp_path, LISTEN + more, fds=(handed_over.fileno(),))
+            run.change(LISTEN)
+            clients = [smtplib.SMTP("127.0.0.1", run.port, "client.example.org", timeout=WAIT) for _ in range(20)]
+            run.change(LISTEN + more, "error: not reloaded.* it was closed when its listener went: .* a restart$")
+            for smtp in clients:
+                with smtp:
+                    assert smtp.noop()[0] == 250
+
 
 class TestWhatHangs:
     @BOTH

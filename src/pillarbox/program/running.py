@@ -52,6 +52,7 @@ class Running:
         self.receiver = Receiver()
         self.observed = Observed(self.server, configuration, self.receiver)
         self._bound: dict[_Key, BoundSockets] = {}  # what is listened on
+        self._closed: set[int] = set()  # descriptors that were handed over, and closed when their listeners went
         self._parts = Parts()
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
@@ -184,11 +185,13 @@ class Running:
         return [(key, listener, each) for (key, listener), each in zip(added, bound, strict=True)]
 
     def _check(self, configuration: Configuration, listener: Listener) -> None:
-        """Raise ConfigurationError where a listener could not be: a key that cannot be read."""
+        """Raise ConfigurationError where a listener could not be: a key that cannot be read, a socket that is gone."""
         options = {**self._more(configuration), **self._overrides(configuration, listener)}
         try:
             SMTPServer(configuration.options, **options)
-        except ConfigurationError as error:
+            if resolved(listener.arguments).get("fd") in self._closed:  # the number may be a client's connection now
+                raise ValueError("it was closed when its listener went: this change needs a restart")
+        except ValueError as error:
             raise cannot_listen(listener, error) from error
 
     async def _change_listeners(self, added: list[tuple[_Key, Listener, BoundSockets]]) -> None:
@@ -197,6 +200,8 @@ class Running:
             await self._listen(key, listener, bound)
         for key in self._bound.keys() - dict(_keyed(self.configuration.listeners)):
             bound = self._bound.pop(key)
+            if key[0].startswith("fd:"):
+                self._closed.update(sock.fileno() for sock in bound.sockets)
             await self.server.stop_listening(bound.addresses[0])
             bound.close()
 
