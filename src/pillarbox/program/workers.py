@@ -11,6 +11,7 @@ import asyncio
 import logging
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, self_signed_certificate
@@ -123,16 +124,23 @@ class Supervisor:
         answers = self._ask(asked, configuration, options)
         if problems := await _problems(answers):
             answered = {slot: channel for slot, channel in asked.items() if answers[slot].done()}
-            # Those that could have it go back. One that has not answered does both later, in this order.
+            # Those that could have it go back. One that has not answered is told too, and not waited for.
             answers = self._ask(asked, self.configuration, options)
             for problem in await _problems({slot: answers[slot] for slot in answered}):
                 _log.error("not all is as it was: %s", problem)
             raise ConfigurationError("; ".join(problems))
         self.configuration = configuration
-        for slot in self.workers:
-            if slot.channel is not asked.get(slot):
-                slot.again()
+        self._catch_up({slot for slot in self.workers if slot.channel is not asked.get(slot)}, options)
         log_to_stderr(configuration.program)
+
+    def _catch_up(self, slots: set[Slot], options: Mapping[str, Any]) -> None:
+        """Bring workers to the configuration that were not there when the others were asked."""
+        for slot in slots:
+            if slot.stuck:
+                slot.again()
+        began = {slot: slot.channel for slot in slots if slot.channel is not None and not slot.stuck}
+        for slot, answer in self._ask(began, self.configuration, options).items():
+            answer.add_done_callback(partial(_anew_if_wrong, slot))
 
     def _ask(
         self, channels: Mapping[Slot, Channel], configuration: Configuration, options: Mapping[str, Any]
@@ -368,6 +376,11 @@ async def _problems(answers: Mapping[Slot, asyncio.Future[str]]) -> list[str]:
     if answers:
         await asyncio.wait(answers.values(), timeout=ANSWER_TIME)
     return list(dict.fromkeys(problem for slot, answer in answers.items() if (problem := _problem(slot, answer))))
+
+
+def _anew_if_wrong(slot: Slot, answer: asyncio.Future[str]) -> None:
+    if _problem(slot, answer):
+        slot.again()
 
 
 def _problem(slot: Slot, answer: asyncio.Future[str]) -> str:
