@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, Queue
+from typing import Any
 
 import pytest
 
@@ -75,3 +76,18 @@ class Program:
 
 
 Start = Callable[..., Program]
+
+
+class Configured:
+    """A program with a configuration file that the test changes."""
+
+    def __init__(self, start: Start, folder: Path, text: str, *arguments: str, **more: Any) -> None:
+        self.path = folder / "pillarbox.toml"
+        self.path.write_text(text)
+        self.program: Program = start("--config", "pillarbox.toml", *arguments, **more)
+        self.port = self.program.port()
+
+    def change(self, text: str, answer: str = r"^reloaded$") -> str:
+        self.path.write_text(text)
+        self.program.process.send_signal(signal.SIGHUP)
+        return self.program.line(answer)[0]

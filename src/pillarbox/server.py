@@ -263,6 +263,19 @@ class SMTPServer(Handlers):
         for endpoint, listener in made:
             endpoint.use(listener)
 
+    async def old_connections_ended(self) -> None:
+        """Return when the connections have ended that keep what a ``reload`` has changed, or whose listener is gone.
+
+        What only their handlers use may be closed then. That is all that were accepted, also those that are no session
+        yet. A handler that calls it does not wait for its own.
+        """
+        await _turns()  # one that was accepted has its listener, but is not among the connections yet
+        current = {id(endpoint.listener) for endpoint in self._all_endpoints()}
+        tasks = {connection.task for connection in self._connections.all if id(connection.listener) not in current}
+        tasks -= {None, asyncio.current_task()}
+        if tasks:
+            await asyncio.wait(cast("set[asyncio.Task[None]]", tasks))
+
     def _handlers_of(self, options: Options) -> Callable[[str], Any]:
         """Return what finds a handler under new options: theirs, or a method, but not one of the old options."""
 

@@ -25,7 +25,7 @@ from pillarbox.cli.config import effective
 from pillarbox.program.privileges import account
 from pillarbox.program.run import StopSignals
 from pillarbox.program.running import Running
-from program import MODULE, WAIT, Program, Start
+from program import MODULE, WAIT, Configured, Program, Start
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals and Unix sockets")
 
@@ -44,21 +44,6 @@ def keywords(port: int) -> dict[str, str]:
 
 def send(smtp: smtplib.SMTP, recipient: str = "b@example.com") -> None:
     smtp.sendmail("a@example.org", [recipient], b"Subject: x\r\n\r\nbody\r\n")
-
-
-class Configured:
-    """A program with a configuration file that the test changes."""
-
-    def __init__(self, start: Start, folder: Path, text: str, *arguments: str) -> None:
-        self.path = folder / "pillarbox.toml"
-        self.path.write_text(text)
-        self.program: Program = start("--config", "pillarbox.toml", *arguments)
-        self.port = self.program.port()
-
-    def change(self, text: str, answer: str = r"^reloaded$") -> str:
-        self.path.write_text(text)
-        self.program.process.send_signal(signal.SIGHUP)
-        return self.program.line(answer)[0]
 
 
 HERE = ("--listen", "127.0.0.1:0")

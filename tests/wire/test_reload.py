@@ -182,3 +182,57 @@ class TestStopListening:
             assert isinstance(address, tuple)
             await server.stop_listening(address)
             assert await server.listen(address[1], "127.0.0.1") == address
+
+
+class TestOldConnections:
+    """``old_connections_ended`` knows also of those that are no session yet, or whose client is ignored."""
+
+    @pytest.mark.parametrize(
+        ("options", "octets"),
+        [
+            ({"use_proxy": ["127.0.0.1"]}, b"PROXY TCP4 192.0.2.1 192.0.2.2 1 25\r\nQUIT\r\n"),
+            ({"ignored_hosts": ["127.0.0.1"]}, b"QUIT\r\n"),
+            ({"secure": True}, b""),
+            ({}, b"QUIT\r\n"),
+        ],
+        ids=["proxy", "ignored", "handshake", "session"],
+    )
+    async def test_waits_for_what_was_accepted(self, options: dict[str, Any], octets: bytes) -> None:
+        async with serving(auth_optional=True, **options) as served:
+            reader, writer = await asyncio.open_connection(*served.address)
+            for _ in range(10):  # until it is accepted, which shows nowhere
+                await asyncio.sleep(0)
+            served.server.reload(auth_optional=True, size=2000, **options)
+            ended = asyncio.create_task(served.server.old_connections_ended())
+            _, after = await asyncio.open_connection(*served.address)
+            done, _ = await asyncio.wait([ended], timeout=0.1)
+            assert not done
+            writer.write(octets)
+            writer.write_eof()
+            await reader.read()
+            await asyncio.wait_for(ended, 5)  # and not for the one that came later
+            for each in (writer, after):
+                each.close()
+
+    async def test_waits_for_those_of_a_listener_that_is_gone(self) -> None:
+        async with SMTPServer(auth_optional=True) as server:
+            address = await server.listen(0, "127.0.0.1")
+            client = await greeted(server)
+            await server.old_connections_ended()  # nothing has changed: there are none
+            await server.stop_listening(address)
+            ended = asyncio.create_task(server.old_connections_ended())
+            assert (await client.command("NOOP")).code == 250
+            assert not ended.done()
+            await client.command("QUIT")
+            await asyncio.wait_for(ended, 5)
+            await client.close()
+
+    async def test_a_handler_does_not_wait_for_its_own(self) -> None:
+        async def on_mail_from(_address: Any, _session: Session) -> None:
+            served.server.reload(auth_optional=True)
+            await served.server.old_connections_ended()
+
+        async with serving(auth_optional=True, on_mail_from=on_mail_from) as served:
+            client = await served.client()
+            await client.ehlo()
+            assert (await client.command("MAIL FROM:<>")).code == 250

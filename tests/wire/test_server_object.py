@@ -234,6 +234,23 @@ async def test_a_misspelt_override_is_an_error() -> None:
         assert server.addresses == []
 
 
+@unix
+@on_both_loops
+async def test_a_listen_that_is_cancelled_leaves_nothing_behind() -> None:
+    with TemporaryDirectory(prefix="pb") as folder:
+        for turns in range(8):
+            path = Path(folder) / str(turns)
+            async with SMTPServer(**BASE) as server:
+                listening = asyncio.create_task(server.listen(path=path))
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                listening.cancel()
+                await asyncio.wait([listening])
+                for _ in range(8):
+                    await asyncio.sleep(0)
+                assert bool(server.addresses) is path.exists() is not listening.cancelled()
+
+
 async def test_a_port_in_use() -> None:
     async with SMTPServer(**BASE) as server:
         bound = await server.listen(0, "127.0.0.1")

@@ -12,7 +12,7 @@ from pillarbox.net.connection import Connection
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
 
     from pillarbox.net.listener import Listener
 
@@ -59,11 +59,26 @@ class Endpoint:
         if isinstance(loop, asyncio.SelectorEventLoop):
             waiting = min(backlog, self.listener.connections.descriptors.batch())
         for sock in given or (None,):
-            server = await self._bound(loop, port, host, path, sock, waiting)
+            server = await self._surely(self._bound(loop, port, host, path, sock, waiting))
             self._servers.append(server)
             if isinstance(loop, asyncio.SelectorEventLoop):
                 descriptors.let_wait(server, backlog)
             self.addresses += [sockets.name_of(each) for each in server.sockets]
+
+    async def _surely(self, binding: Coroutine[Any, Any, asyncio.Server]) -> asyncio.Server:
+        """Return the server that is being made; where this is cancelled, close it when it is there."""
+        # A loop that is cancelled on the way forgets the server that it has made, with its sockets open.
+        making = asyncio.ensure_future(binding)
+        try:
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._close_late)
+            raise
+
+    def _close_late(self, making: asyncio.Future[asyncio.Server]) -> None:
+        if not making.cancelled() and making.exception() is None:
+            self._servers.append(making.result())
+            self.close()
 
     async def _bound(  # noqa: PLR0917 - the ways that listen() takes
         self,

@@ -95,7 +95,8 @@ class UnixPath:
             self._inode = os.stat(self.path).st_ino  # noqa: PTH116
 
     def remove(self) -> None:
-        """Remove the path, if it is still ours."""
+        """Remove the path, if it is still ours; once, since another process's socket may have the same inode later."""
+        inode, self._inode = self._inode, None
         with contextlib.suppress(OSError, ValueError):
-            if self._inode is not None and os.stat(self.path).st_ino == self._inode:  # noqa: PTH116
+            if inode is not None and os.stat(self.path).st_ino == inode:  # noqa: PTH116
                 os.unlink(self.path)  # noqa: PTH108

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,7 @@ __all__ = [
     "Process",
     "ProgramFailed",
     "StopSignals",
+    "end_without_threads",
     "give_up_root",
     "hear_hangup",
     "loop_factory",
@@ -35,6 +38,9 @@ __all__ = [
     "serve",
     "watch_files",
 ]
+
+# How long (seconds) threads may take to end, after everything else.
+THREADS_TIME = 2.0
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -51,6 +57,9 @@ def run(configuration: Configuration) -> None:
             runner.run(Supervisor(configuration, workers).run())
         else:
             runner.run(serve(configuration))
+        if hasattr(signal, "SIGHUP"):  # Python gives all other handlers back before its end, and it would kill
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        end_without_threads(0)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -60,6 +69,21 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop
+
+
+def end_without_threads(status: int) -> None:
+    """End this process in some seconds, if it has not ended by itself by then.
+
+    Python waits for all threads, and a thread cannot be ended: that of a target may hang, on a disk that is gone.
+    """
+
+    def end() -> None:
+        _log.error("a thread did not end within %g seconds after all else: the process ends without it", THREADS_TIME)
+        os._exit(status)
+
+    timer = threading.Timer(THREADS_TIME, end)
+    timer.daemon = True
+    timer.start()
 
 
 # --- From start to end
@@ -78,10 +102,11 @@ class Process:
     def __init__(self) -> None:
         self._signals = StopSignals()
         self._hangup = hear_hangup()
+        self._hearing: asyncio.Task[None] | None = None
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         """Return what is listened on, for each listener of the configuration."""
-        return await bound_sockets(configuration)
+        return await bound_sockets(configuration.listeners)
 
     async def pages(self, configuration: Configuration) -> BoundSockets | None:
         """Return what the pages for operators are served on, if there are any."""
@@ -98,7 +123,7 @@ class Process:
         """Tell that all is listened on, and from now on read the configuration again when that is asked for."""
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
+        self._hearing = on_hangup(self._hangup, lambda: read_again(running.configuration, running.reload))
         for address in running.server.addresses:
             _log.info("listening on %s", address_text(address))
         systemd.notify("READY=1")
@@ -110,6 +135,8 @@ class Process:
     async def stopped(self) -> None:
         """Return when the process is to end."""
         await self._signals.stopped()
+        if self._hearing is not None:
+            self._hearing.cancel()
         systemd.notify("STOPPING=1")
 
     def closed(self) -> None:
@@ -212,14 +239,23 @@ async def read_again(configuration: Configuration, reload: Callable[[Configurati
 
 def hear_hangup() -> asyncio.Event:
     """Return what SIGHUP sets from now on: one that comes before all is ready would end the program."""
-    asked = asyncio.Event()
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+
+    def hear(_number: int, _frame: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the program ends anyway
+            loop.call_soon_threadsafe(asked.set)
+
+    # Not add_signal_handler: a loop that is closed gives the signal back, and one that comes then would kill.
     if hasattr(signal, "SIGHUP"):
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, asked.set)
+        signal.signal(signal.SIGHUP, hear)
     return asked
 
 
-def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again."""
+def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]]) -> asyncio.Task[None]:
+    """Begin this when it is asked for, once at a time; what comes meanwhile lets it begin again.
+
+    Who has the task cancels it at the end: a reload that is under way then is none, and nobody is told that it is done.
+    """
 
     async def forever() -> None:
         while True:
@@ -227,11 +263,7 @@ def on_hangup(asked: asyncio.Event, read: Callable[[], Coroutine[Any, Any, None]
             asked.clear()
             await read()
 
-    task = asyncio.get_running_loop().create_task(forever())
-    _kept.add(task)
-
-
-_kept: set[asyncio.Task[None]] = set()  # a task that nobody holds may be collected
+    return asyncio.get_running_loop().create_task(forever())
 
 
 class StopSignals:

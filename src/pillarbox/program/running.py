@@ -12,9 +12,11 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, SMTPServer
+from pillarbox.program import parts
 from pillarbox.program.advice import cannot_listen
 from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Observed
+from pillarbox.program.parts import Parts
 from pillarbox.program.receiver import Receiver
 from pillarbox.program.systemd import handed_over
 from pillarbox.users import Chain
@@ -22,14 +24,13 @@ from pillarbox.users import Chain
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
-    from pillarbox import Session
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.deliver import Target
     from pillarbox.users import Users
 
 __all__ = ["Running", "bound_sockets", "resolved"]
 
-_POLL = 1.0  # seconds between two looks whether old sessions have ended
+_Key = tuple[str, int]  # of a listener: its address as it is written, and its number among those written the same
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -42,15 +43,17 @@ class Running:
         self._given = options
         self._changing = asyncio.Lock()  # one change after the other: SIGHUP, and files that are new
         self._changes: asyncio.Task[Any] | None = None  # who has it
+        self._finishing: asyncio.Task[None] | None = None  # the part of a change that cannot be given up
+        self._ending = False
         try:
             self.server = SMTPServer(configuration.options, **self._more(configuration), **logins(configuration))
         except ConfigurationError as error:  # a key that cannot be read
             raise configuration.located(error) from error
         self.receiver = Receiver()
         self.observed = Observed(self.server, configuration, self.receiver)
-        self._bound: dict[tuple[str, int], tuple[str, int] | str] = {}  # listener → where it listens
-        self._started: list[Target | Users] = []
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._bound: dict[_Key, BoundSockets] = {}  # what is listened on
+        self._closed: set[int] = set()  # descriptors that were handed over, and closed when their listeners went
+        self._parts = Parts()
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
         """Start targets and users, and then accept connections; sockets: for each listener what was bound."""
@@ -58,10 +61,10 @@ class Running:
             await self._start(sockets)
 
     async def _start(self, sockets: Sequence[BoundSockets | None]) -> None:
-        await self._start_all(_parts(self.configuration))
+        await self._parts.start(_parts(self.configuration))
         _check_methods(self.configuration)
-        for (key, listener), bound in zip(_keyed(self.configuration.listeners), sockets, strict=True):
-            await self._listen(self.configuration, key, listener, bound)
+        for (key, listener), given in zip(_keyed(self.configuration.listeners), sockets, strict=True):
+            await self._listen(key, listener, given or await _bound(listener))
         self.observed.state = ""
 
     async def reload(self, configuration: Configuration, options: Mapping[str, Any] | None = None) -> None:
@@ -81,6 +84,8 @@ class Running:
     @asynccontextmanager
     async def _change(self) -> AsyncIterator[None]:
         async with self._changing:
+            if self._ending:  # while this waited for its turn
+                raise asyncio.CancelledError
             self._changes = asyncio.current_task()
             try:
                 yield
@@ -89,59 +94,47 @@ class Running:
 
     async def _go_over(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
         configuration = self._with_running(configuration)
-        new = [(part, source) for part, source in _parts(configuration) if part not in self._started]
-        await self._start_all(new)
+        new = [(part, source) for part, source in _parts(configuration) if part not in self._parts.running]
+        await self._parts.start(new, parts.START_TIME)
         before, self._given = self._given, options
         try:
-            _check_methods(configuration)
-            await self._change_listeners(configuration)
+            added = await self._ready_for(configuration)
         except BaseException:
             self._given = before
-            await self._close_all(part for part, _ in new)
+            await self._parts.close(part for part, _ in new)
             raise
-        kept = {id(part) for part, _ in _parts(configuration)}
-        unwanted = [part for part in self._started if id(part) not in kept]
+        # From here on it is served, and what began with it needs all that is new.
         self.configuration = configuration
         log_to_stderr(configuration.program)
+        self._finishing = asyncio.create_task(self._change_listeners(added))
+        try:
+            await asyncio.shield(self._finishing)
+        except asyncio.CancelledError:
+            await asyncio.wait([self._finishing])
+            raise
+        finally:
+            self._finishing = None
+        kept = {id(part) for part, _ in _parts(configuration)}
+        unwanted = [part for part in self._parts.running if id(part) not in kept]
         if unwanted:
-            task = asyncio.create_task(self._retire(unwanted, self.server.connections))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._parts.retire(unwanted, self.server.old_connections_ended)
 
     async def close(self) -> None:
         """Stop accepting, let running transactions finish, and give back everything."""
-        self.observed.state = "closing"
-        if self._changes is not None:  # what it would start nobody would close
+        self.observed.state, self._ending = "closing", True
+        if self._finishing is not None:  # some turns of the loop, and then all that listens is known
+            await asyncio.wait([self._finishing])
+        if self._changes is not None and not self._changes.cancelling():  # what it would start nobody would close
             self._changes.cancel()
-        await self._changing.acquire()
         await self.server.close()
+        await self._changing.acquire()
         await self.receiver.close()
-        for task in self._retiring:
-            task.cancel()
-        await self._close_all(list(self._started))
+        await self._parts.close_all()
+        for bound in self._bound.values():
+            bound.close()
         await self.observed.close()
 
     # --- Targets and users
-
-    async def _start_all(self, parts: Iterable[tuple[Target | Users, str]]) -> None:
-        started: list[Target | Users] = []
-        try:
-            for part, source in parts:
-                await _start(part, source)
-                started.append(part)
-        except BaseException:
-            await self._close_all(started)
-            raise
-        self._started += started
-
-    async def _close_all(self, parts: Iterable[Target | Users]) -> None:
-        for part in parts:
-            if part in self._started:
-                self._started.remove(part)
-            try:
-                await part.close()
-            except Exception as error:  # noqa: BLE001 - one of the user's own: the others have to be closed too
-                _log.error("%s: %s while it closed: %s", part.url, type(error).__name__, error, exc_info=error)
 
     def _with_running(self, configuration: Configuration) -> Configuration:
         """Return a configuration with the targets and users that run already in place of those that are the same."""
@@ -157,13 +150,6 @@ class Running:
             backends.append(dataclasses.replace(backend, users=users))
         return dataclasses.replace(configuration, routes=tuple(routes), users=tuple(backends))
 
-    async def _retire(self, parts: list[Target | Users], sessions: list[Session]) -> None:
-        """Close targets and users when the sessions that may need them have ended."""
-        # Looked at now and then: whoever holds a session knows of its end, but is not this.
-        while {id(each) for each in sessions} & {id(each) for each in self.server.connections}:  # noqa: ASYNC110
-            await asyncio.sleep(_POLL)
-        await self._close_all(parts)
-
     # --- Listeners
 
     def _overrides(self, configuration: Configuration, listener: Listener) -> dict[str, Any]:
@@ -173,37 +159,51 @@ class Running:
         own = {"auth_methods": methods} if methods else {}
         return {**own, **listener.overrides, "logger": False, **self.observed.handlers(handlers)}
 
-    async def _listen(
-        self,
-        configuration: Configuration,
-        key: tuple[str, int],
-        listener: Listener,
-        bound: BoundSockets | None,
-        leaving: Iterable[str] = (),
-    ) -> None:
-        where: Mapping[str, Any] = {"sock": bound.sockets} if bound is not None else resolved(listener.arguments)
+    async def _listen(self, key: _Key, listener: Listener, bound: BoundSockets) -> None:
         try:
-            self._bound[key] = await self.server.listen(**where, **self._overrides(configuration, listener))
+            await self.server.listen(sock=bound.sockets, **self._overrides(self.configuration, listener))
         except (ConfigurationError, OSError, ValueError) as error:
-            raise cannot_listen(listener, error, leaving) from error
+            bound.close()
+            raise cannot_listen(listener, error) from error
+        self._bound[key] = bound
 
-    async def _change_listeners(self, configuration: Configuration) -> None:
-        """Change options and handlers of the listeners that stay, add and remove the others."""
+    async def _ready_for(self, configuration: Configuration) -> list[tuple[_Key, Listener, BoundSockets]]:
+        """Do all that may fail, and then change options and handlers where a listener stays; return those to add."""
+        _check_methods(configuration)
         wanted = _keyed(configuration.listeners)
         added = [(key, listener) for key, listener in wanted if key not in self._bound]
-        before = list(self._bound)
-        leaving = [key for key in before if key not in dict(wanted)]
-        self._reload(configuration)
+        leaving = [address for address, number in self._bound if (address, number) not in dict(wanted)]
+        for _, listener in added:
+            self._check(configuration, listener)
+        bound = await bound_sockets([listener for _, listener in added], leaving)
         try:
-            for key, listener in added:
-                await self._listen(configuration, key, listener, None, [address for address, _ in leaving])
+            self._reload(configuration)
         except BaseException:
-            for key in [key for key in self._bound if key not in before]:
-                await self.server.stop_listening(self._bound.pop(key))
-            self._reload(self.configuration)
+            for each in bound:
+                each.close()
             raise
-        for key in leaving:
-            await self.server.stop_listening(self._bound.pop(key))
+        return [(key, listener, each) for (key, listener), each in zip(added, bound, strict=True)]
+
+    def _check(self, configuration: Configuration, listener: Listener) -> None:
+        """Raise ConfigurationError where a listener could not be: a key that cannot be read, a socket that is gone."""
+        options = {**self._more(configuration), **self._overrides(configuration, listener)}
+        try:
+            SMTPServer(configuration.options, **options)
+            if resolved(listener.arguments).get("fd") in self._closed:  # the number may be a client's connection now
+                raise ValueError("it was closed when its listener went: this change needs a restart")
+        except ValueError as error:
+            raise cannot_listen(listener, error) from error
+
+    async def _change_listeners(self, added: list[tuple[_Key, Listener, BoundSockets]]) -> None:
+        """Add listeners, and remove those that the configuration has no more."""
+        for key, listener, bound in added:
+            await self._listen(key, listener, bound)
+        for key in self._bound.keys() - dict(_keyed(self.configuration.listeners)):
+            bound = self._bound.pop(key)
+            if key[0].startswith("fd:"):
+                self._closed.update(sock.fileno() for sock in bound.sockets)
+            await self.server.stop_listening(bound.addresses[0])
+            bound.close()
 
     def _more(self, configuration: Configuration) -> dict[str, Any]:
         """Return the server's options beside those of a configuration."""
@@ -214,7 +214,7 @@ class Running:
 
     def _reload(self, configuration: Configuration) -> None:
         own: dict[Any, Any] = {
-            self._bound[key]: self._overrides(configuration, listener)
+            self._bound[key].addresses[0]: self._overrides(configuration, listener)
             for key, listener in _keyed(configuration.listeners)
             if key in self._bound
         }
@@ -226,8 +226,8 @@ class Running:
             raise configuration.located(error) from error
 
 
-def _keyed(listeners: Iterable[Listener]) -> list[tuple[tuple[str, int], Listener]]:
-    """Return listeners by their address as it is written, and its number among those that are written the same."""
+def _keyed(listeners: Iterable[Listener]) -> list[tuple[_Key, Listener]]:
+    """Return listeners by what tells them apart."""
     seen: dict[str, int] = {}
     keyed = []
     for listener in listeners:
@@ -242,13 +242,6 @@ def _parts(configuration: Configuration) -> list[tuple[Target | Users, str]]:
         *((backend.users, backend.source) for backend in configuration.users),
         *((route.target, route.source) for route in configuration.routes),
     ]
-
-
-async def _start(part: Target | Users, source: str) -> None:
-    try:
-        await part.start()
-    except ConfigurationError as error:
-        raise ConfigurationError(f"{source}: {error}" if source else str(error)) from error
 
 
 # --- Who may log in
@@ -291,17 +284,24 @@ def resolved(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     raise ValueError(f"of the sockets that the service manager handed over {problem}")
 
 
-async def bound_sockets(configuration: Configuration) -> list[BoundSockets]:
-    """Bind the addresses of all listeners; raise ConfigurationError for the first that cannot be."""
+async def bound_sockets(listeners: Iterable[Listener], leaving: Iterable[str] = ()) -> list[BoundSockets]:
+    """Bind the addresses of all listeners; raise ConfigurationError for the first that cannot be.
+
+    leaving: addresses that this program still listens on, and that are to go.
+    """
     bound: list[BoundSockets] = []
     try:
-        for listener in configuration.listeners:
-            try:
-                bound.append(await BoundSockets.bind(**resolved(listener.arguments)))
-            except (OSError, ValueError) as error:
-                raise cannot_listen(listener, error) from error
+        for listener in listeners:
+            bound += [await _bound(listener, leaving)]
     except BaseException:
         for each in bound:
             each.close()
         raise
     return bound
+
+
+async def _bound(listener: Listener, leaving: Iterable[str] = ()) -> BoundSockets:
+    try:
+        return await BoundSockets.bind(**resolved(listener.arguments))
+    except (OSError, ValueError) as error:
+        raise cannot_listen(listener, error, leaving) from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pillarbox import BoundSockets, ConfigurationError
 from pillarbox.program.channel import Channel, Handlers
 from pillarbox.program.counts import WorkersCounts
-from pillarbox.program.run import Process, loop_factory, serve
+from pillarbox.program.run import Process, end_without_threads, loop_factory, serve
 
 if TYPE_CHECKING:
     from pillarbox.cli.config import Configuration
@@ -46,7 +46,9 @@ def work(number: int, control: int, configure: Configure, log: Callable[[Configu
     else:
         os.environ["PYTHONPATH"] = path
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        return runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        end_without_threads(status)
+        return status
 
 
 async def _work(number: int, control: socket.socket, configure: Configure, log: Callable[[Configuration], None]) -> int:
@@ -84,6 +86,7 @@ class Worker(Process):
         self._started: asyncio.Future[tuple[Any, ...]] = loop.create_future()
         self._running: asyncio.Future[Running] = loop.create_future()
         self._stopped = asyncio.Event()
+        self._newest: Mapping[str, Any] | None = None
         self._sockets: list[list[socket.socket]] = []
 
     async def connect(self, control: socket.socket) -> Channel:
@@ -135,7 +138,11 @@ class Worker(Process):
 
     async def _reload(self, snapshot: Mapping[str, Any], options: Mapping[str, Any]) -> str:
         """Change the configuration, once there is one; return what is wrong with the new one."""
+        self._newest = snapshot
         running = await self._running
+        await asyncio.sleep(0)  # what else has waited in the channel, while this process did not hear
+        if self._newest is not snapshot:
+            return ""  # the supervisor did not wait for this one: it has asked for another since
         try:
             await running.reload(self.configure(snapshot), {**self.options, **options})
         except ConfigurationError as error:

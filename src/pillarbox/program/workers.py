@@ -9,14 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import socket
-import subprocess
-import sys
-import threading
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, self_signed_certificate
@@ -25,12 +20,14 @@ from pillarbox.program.channel import Channel
 from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Workers
+from pillarbox.program.parts import START_TIME
 from pillarbox.program.privileges import account
+from pillarbox.program.processes import described, exit_of, spawn
 from pillarbox.program.run import ProgramFailed, StopSignals, hear_hangup, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
-from pillarbox.program.worker import ORIGINAL_PATH, SIGNALS
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
 
     from pillarbox.cli.config import Configuration
@@ -44,6 +41,11 @@ LONGEST_WAIT = 30.0
 QUICK_DEATHS = 3
 # How long workers may take to end where the program cannot start.
 LAST_WORDS = 5.0
+# How long (seconds) a worker may take to answer a reload: longer than it gives its targets to start, so that it can say
+# which of them hangs.
+ANSWER_TIME = START_TIME + 10.0
+# How long (seconds) a worker may take to end beyond close_timeout, for what is left then: its targets, users and spans.
+CLOSING_TIME = 14.0
 
 _log = logging.getLogger("pillarbox.program")
 
@@ -64,6 +66,7 @@ class Supervisor:
         self._bound: list[BoundSockets] = []
         self._made: asyncio.Task[dict[str, Any]] | None = None
         self._changing = asyncio.Lock()
+        self._hearing: asyncio.Task[None] | None = None
         self._all_ready: asyncio.Future[None] | None = None
 
     async def run(self) -> None:
@@ -74,7 +77,7 @@ class Supervisor:
         watching = asyncio.create_task(self._watch())
         try:
             await self.pages.bind()
-            self._bound = await bound_sockets(self.configuration)
+            self._bound = await bound_sockets(self.configuration.listeners)
             self.configuration = self._for_workers(self.configuration)
             lives = [slot.start() for slot in self.workers]
             await _first_of(stopped, self._all_ready, *lives)
@@ -86,6 +89,7 @@ class Supervisor:
             for life in lives:
                 if life.done():
                     life.result()  # it never ends so, but by a bug
+            watching.cancel()
             await self._stop()
         except BaseException:
             stopped.cancel()
@@ -113,18 +117,36 @@ class Supervisor:
     async def _go_over(self, configuration: Configuration) -> None:
         if _addresses(configuration) != _addresses(self.configuration):
             raise ConfigurationError("other addresses than before: with workers they need a restart")
-        before, self.configuration = self.configuration, self._for_workers(configuration)
-        options = await self.options()
-        try:
-            problems = await self.ask("reload", dict(self.configuration.snapshot), options)
-        except BaseException:
-            self.configuration = before
-            raise
-        if problems := [problem for problem in problems if problem]:
-            self.configuration = before
-            await self.ask("reload", dict(before.snapshot), options)  # those that could have it go back
-            raise ConfigurationError(str(problems[0]))
+        configuration = self._for_workers(configuration)
+        options = await self.options(configuration)
+        # One that does not get ready has no answer. Perhaps its target hangs, and the new configuration has another.
+        asked = {slot: slot.channel for slot in self.workers if slot.channel is not None and not slot.stuck}
+        answers = self._ask(asked, configuration, options)
+        if problems := await _problems(answers):
+            answered = {slot: channel for slot, channel in asked.items() if answers[slot].done()}
+            # Those that could have it go back. One that has not answered is told too, and not waited for.
+            answers = self._ask(asked, self.configuration, options)
+            for problem in await _problems({slot: answers[slot] for slot in answered}):
+                _log.error("not all is as it was: %s", problem)
+            raise ConfigurationError("; ".join(problems))
+        self.configuration = configuration
+        self._catch_up({slot for slot in self.workers if slot.channel is not asked.get(slot)}, options)
         log_to_stderr(configuration.program)
+
+    def _catch_up(self, slots: set[Slot], options: Mapping[str, Any]) -> None:
+        """Bring workers to the configuration that were not there when the others were asked."""
+        for slot in slots:
+            if slot.stuck:
+                slot.again()
+        began = {slot: slot.channel for slot in slots if slot.channel is not None and not slot.stuck}
+        for slot, answer in self._ask(began, self.configuration, options).items():
+            answer.add_done_callback(partial(_anew_if_wrong, slot))
+
+    def _ask(
+        self, channels: Mapping[Slot, Channel], configuration: Configuration, options: Mapping[str, Any]
+    ) -> dict[Slot, asyncio.Future[str]]:
+        snapshot = dict(configuration.snapshot)
+        return {slot: channel.call("reload", snapshot, options) for slot, channel in channels.items()}
 
     def _for_workers(self, configuration: Configuration) -> Configuration:
         """Return a configuration for workers, with keys and certificates in it.
@@ -139,18 +161,12 @@ class Supervisor:
     async def _watch(self) -> None:
         await watch_files(lambda: self.configuration.files, self.renew)
 
-    async def ask(self, name: str, *arguments: Any) -> list[Any]:
-        """Ask all workers that are there, and return their answers; one that dies meanwhile has none."""
-        channels = [slot.channel for slot in self.workers if slot.channel is not None]
-        answers = await asyncio.gather(*(each.call(name, *arguments) for each in channels), return_exceptions=True)
-        return [answer for answer in answers if not isinstance(answer, ConnectionError)]
-
     # --- Start
 
-    async def options(self) -> dict[str, Any]:
-        """Return options of the workers' servers beside those of the configuration: made once, while they start."""
+    async def options(self, configuration: Configuration) -> dict[str, Any]:
+        """Return options of the workers' servers beside those of a configuration: made once, while they start."""
         if self._made is None:
-            if not _needs_certificate(self.configuration):
+            if not _needs_certificate(configuration):
                 return {}
             self._made = asyncio.create_task(asyncio.to_thread(_certificate))
         return await asyncio.shield(self._made)
@@ -179,7 +195,7 @@ class Supervisor:
     def _announce(self) -> None:
         from pillarbox.cli.addresses import address_text
 
-        on_hangup(self._hangup, lambda: read_again(self.configuration, self.reload))
+        self._hearing = on_hangup(self._hangup, lambda: read_again(self.configuration, self.reload))
         _log.info("%d workers: %s", len(self.workers), ", ".join(f"{slot.name}" for slot in self.workers))
         for bound in self._bound:
             for address in bound.addresses:
@@ -190,13 +206,28 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self.stopping = True
+        if self._hearing is not None:
+            self._hearing.cancel()
         systemd.notify("STOPPING=1")
         self.pages.state = "closing"
         # The workers' own close: until all of them are closed, connections would come and nobody take them.
         self._close_sockets()
         for slot in self.workers:
             slot.stop()
-        await asyncio.gather(*(slot.ended() for slot in self.workers))
+        await self._all_ended()
+
+    async def _all_ended(self) -> None:
+        """Return when no worker is left; one that does not end by itself is killed."""
+        ending = {asyncio.create_task(slot.ended()): slot for slot in self.workers}
+        patience = self.configuration.options.close_timeout
+        if patience is not None:
+            patience += CLOSING_TIME
+        _, late = await asyncio.wait(ending, timeout=patience)
+        for each in late:
+            _log.error("worker %s did not end within %g seconds: it is killed", ending[each].name, patience)
+            ending[each].kill()
+        if late:
+            await asyncio.wait(late)
 
     async def _give_up(self) -> None:
         self.stopping = True
@@ -229,12 +260,18 @@ class Slot:
         self._began = 0.0
         self._quick = 0  # deaths soon after a start, one after the other
         self._problem: str | None = None  # what the worker said
+        self._anew = False  # it was told to end, so that one with another configuration can begin
         self._life: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
         """The worker as the log calls it."""
         return f"{self.number} (pid {self._process.pid})" if self._process is not None else str(self.number)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the worker has had the time to get ready, and has not."""
+        return not self.ready and asyncio.get_running_loop().time() - self._began > START_TIME
 
     def start(self) -> asyncio.Task[None]:
         """Begin to have a worker, until ``stop``."""
@@ -247,6 +284,12 @@ class Slot:
             self.channel.tell("stop")
         elif self._life is not None:
             self._life.cancel()
+
+    def again(self) -> None:
+        """Let the worker end, and start one with the configuration as it is now."""
+        if self.channel is not None:
+            self._anew = True
+            self.channel.tell("stop")
 
     async def ended(self) -> None:
         """Return when there is no worker any more."""
@@ -263,7 +306,7 @@ class Slot:
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._supervisor.stopping:
-            self._began, self.ready, self._problem = loop.time(), False, None
+            self._began, self.ready, self._problem, self._anew = loop.time(), False, None, False
             try:
                 status = await self._one_life()
             except OSError as error:  # the system has no more processes, or descriptors
@@ -283,11 +326,12 @@ class Slot:
         self.channel = channel
         try:
             with its:
-                self._process = _spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
-            exited = _exit_of(self._process)
-            snapshot = dict(supervisor.configuration.snapshot)
+                self._process = spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
+            exited = exit_of(self._process)
+            configuration = supervisor.configuration
+            options = await supervisor.options(configuration)
             memory = (len(supervisor.workers), supervisor.counts.descriptors)
-            channel.tell("start", snapshot, supervisor.descriptors, await supervisor.options(), *memory)
+            channel.tell("start", dict(configuration.snapshot), supervisor.descriptors, options, *memory)
             return await exited
         finally:
             await self._heard_out(channel)
@@ -316,15 +360,39 @@ class Slot:
         if not supervisor.began:
             supervisor.deaths += 1
             if supervisor.deaths >= QUICK_DEATHS:
-                problem = f"worker {self.name} {_ended(status)} before it was ready, as others did before it"
+                problem = f"worker {self.name} {described(status)} before it was ready, as others did before it"
                 supervisor.cannot_start(ProgramFailed(problem))
             return None if supervisor.began else 0.0
+        if self._anew:
+            _log.info("worker %s has ended; one with the new configuration is started", self.name)
+            return 0.0
         self._quick = 0 if self.ready and lived >= STABLE else self._quick + 1
         wait = 0.0 if self._quick < 2 else min(LONGEST_WAIT, 2.0 ** (self._quick - 2))
-        why = f"cannot start: {self._problem}" if self._problem is not None else _ended(status)
+        why = f"cannot start: {self._problem}" if self._problem is not None else described(status)
         when = f"in {wait:g} seconds" if wait else "now"
         _log.warning("worker %s %s; it is started again %s", self.name, why, when)
         return wait
+
+
+async def _problems(answers: Mapping[Slot, asyncio.Future[str]]) -> list[str]:
+    """Return what is wrong with a configuration, each of it once: what workers say, and who says nothing in time."""
+    if answers:
+        await asyncio.wait(answers.values(), timeout=ANSWER_TIME)
+    return list(dict.fromkeys(problem for slot, answer in answers.items() if (problem := _problem(slot, answer))))
+
+
+def _anew_if_wrong(slot: Slot, answer: asyncio.Future[str]) -> None:
+    if _problem(slot, answer):
+        slot.again()
+
+
+def _problem(slot: Slot, answer: asyncio.Future[str]) -> str:
+    if not answer.done():
+        return f"worker {slot.name} did not answer within {ANSWER_TIME:g} seconds"
+    error = answer.exception()
+    if error is None:
+        return answer.result()
+    return "" if isinstance(error, ConnectionError) else str(error)  # who has died meanwhile starts anew
 
 
 def _addresses(configuration: Configuration) -> list[str]:
@@ -333,58 +401,6 @@ def _addresses(configuration: Configuration) -> list[str]:
 
 async def _first_of(*events: asyncio.Future[Any]) -> None:
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
-
-
-def _ended(status: int) -> str:
-    if status >= 0:
-        return f"ended with status {status}"
-    with suppress(ValueError):
-        return f"was ended by {signal.Signals(-status).name}"
-    return f"was ended by signal {-status}"
-
-
-def _spawn(number: int, control: int, listening: list[list[int]], memory: list[int]) -> subprocess.Popen[bytes]:
-    """Start a worker's process, by exec: what this one has become is not to be inherited."""
-    inherited = [control, *memory, *(descriptor for listener in listening for descriptor in listener)]
-    # -u: one write for each line of the log, so that the lines of several workers do not mix.
-    command = [sys.executable, "-Pu", "-m", "pillarbox", "worker", str(number), str(control)]
-    # Until it has handlers of its own, a signal to the whole group of processes would end it with a traceback.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        return subprocess.Popen(  # noqa: S603 - it is this very program
-            command, pass_fds=inherited, stdin=subprocess.DEVNULL, env=_environment()
-        )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _environment() -> Mapping[str, str]:
-    """Return an environment in which a worker finds the modules that this process finds, and no others."""
-    environment = dict(os.environ)
-    if "PYTHONPATH" in environment:
-        environment[ORIGINAL_PATH] = environment["PYTHONPATH"]
-    # `-m` would put the working directory in front: with -P it is there only if it is here.
-    environment["PYTHONPATH"] = os.pathsep.join(path or str(Path.cwd()) for path in sys.path)
-    return environment
-
-
-def _exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Return what a process's end fulfils, with its status."""
-    loop = asyncio.get_running_loop()
-    exited: asyncio.Future[int] = loop.create_future()
-
-    def note(status: int) -> None:
-        if not exited.done():
-            exited.set_result(status)
-
-    def wait() -> None:
-        status = process.wait()
-        with suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(note, status)
-
-    # A thread: its channel may outlive a process, in one that it has forked.
-    threading.Thread(target=wait, name=f"worker {process.pid}", daemon=True).start()
-    return exited
 
 
 def _needs_certificate(configuration: Configuration) -> bool:
