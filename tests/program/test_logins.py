@@ -184,11 +184,9 @@ class TestWhoIsAsked:
         assert said(program.port(), MAIL, RCPT, OTHER, login=("alice", "geheim")) == [250, 250, 250]
 
     def started(self, start: Start, folder: Path) -> Program:
-        os.environ["PYTHONPATH"] = str(folder)
-        try:
+        with pytest.MonkeyPatch.context() as patch:  # later tests' programs are to be those of this PYTHONPATH too
+            patch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
             return start("--config", "pillarbox.toml", *HERE)
-        finally:
-            del os.environ["PYTHONPATH"]
 
 
 class TestConfiguration:
