@@ -60,8 +60,10 @@ COMPARED = (
     Comparison("each", "all cores", ALL_CORES),
     Comparison("open", "all cores", ALL_CORES, "in all", target=None),
     Comparison("each", "all cores", ALL_CORES, "in all", target=None),
-    Comparison("open", "one core", ONE_CORE, options=LIMITS, target=None),
-    Comparison("each", "one core", ONE_CORE, options=LIMITS, target=None),
+    Comparison("open", "one core", ONE_CORE, options=LIMITS),
+    Comparison("each", "one core", ONE_CORE, options=LIMITS),
+    Comparison("open", "all cores", ALL_CORES, options=LIMITS),
+    Comparison("each", "all cores", ALL_CORES, options=LIMITS),
 )
 
 

@@ -317,6 +317,15 @@ class TestQuota:
         assert await verified(box, "b@example.com", "30") == ""
         assert (await verified(box, "b@example.com", "60")).startswith("452 4.2.2")
 
+    async def test_a_message_that_would_never_fit(self, boxes: Boxes, tmp_path: Path) -> None:
+        box = boxes("{local}", quota=100)
+        await box.start()
+        assert (await verified(box, "b@example.com", "101")).startswith("552 5.2.3")
+        with pytest.raises(Reject, match="larger than the mailbox may be") as refused:
+            await answers(box, session_for("a@example.com", "b@example.com"), b"x" * 101)
+        assert (refused.value.code, refused.value.enhanced) == (552, "5.2.3")
+        assert stored(tmp_path) == {"a": [], "b": []}
+
     async def test_what_is_taken_back_does_not_count(self, boxes: Boxes, tmp_path: Path) -> None:
         box = boxes("{local}", quota=1000)
         await box.start()

@@ -47,6 +47,9 @@ class Quota:
 
     def check(self, folder: Path, size: int, *, recount: bool = True) -> None:
         """Raise Reject where a message of ``size`` bytes has no room; without ``recount`` as far as the file says."""
+        if self.size and size > self.size:
+            # RFC 3463 3.3, X.2.3: "This code should be used as a permanent failure."
+            raise Reject(552, "Error: the message is larger than the mailbox may be", enhanced="5.2.3")
         usage = self._read(folder)
         if usage is None or (not usage.exact and self._exceeded(usage, size)):
             if not recount:
