@@ -264,6 +264,9 @@ class TestFileErrors:
         with pytest.raises(ConfigurationError, match=message):
             effective(write(text))
 
+    def test_a_mark_of_the_byte_order_is_none_of_them(self, write: Any) -> None:
+        assert effective(write(b"\xef\xbb\xbf[server]\nsize = 5\n")).options.size == 5
+
     def test_no_such_file(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigurationError, match=r"nothing.toml: cannot be read: no such file or directory"):
             effective(str(tmp_path / "nothing.toml"))

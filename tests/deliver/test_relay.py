@@ -1035,7 +1035,8 @@ class TestConfiguration:
     @pytest.mark.parametrize(
         ("settings", "message"),
         [
-            ({"ca": "/nowhere"}, "ca, cert or key cannot be read: no such file or directory"),
+            ({"ca": "/nowhere"}, "ca /nowhere: cannot be read: no such file or directory"),
+            ({"cert": "/none", "key": "/nor"}, "cert /none, key /nor: cannot be read: no such file or directory"),
             ({"username": "x", "password_file": "/nowhere"}, "password_file /nowhere: cannot be read: no such file"),
             ({"username": "x", "password_file": "/dev/null"}, "password_file /dev/null: is empty"),
         ],

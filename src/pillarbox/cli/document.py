@@ -69,7 +69,7 @@ def located(source: str, text: str) -> str:
 
 def _content(file: str) -> str:
     try:
-        return Path(file).read_bytes().decode()
+        return Path(file).read_bytes().decode("utf-8-sig")  # some editors put a mark of the byte order in front
     except OSError as error:
         raise ConfigurationError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from error
     except UnicodeDecodeError as error:

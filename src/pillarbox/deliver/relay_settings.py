@@ -237,13 +237,15 @@ def _own_name() -> str:
 
 
 def _context(settings: RelaySettings, *, required: bool) -> ssl.SSLContext:
+    files = f"ca {settings.ca}"
     try:
         context = ssl.create_default_context(cafile=_expanded(settings.ca))
         if settings.cert is not None:
+            files = f"cert {settings.cert}" + (f", key {settings.key}" if settings.key is not None else "")
             context.load_cert_chain(str(_expanded(settings.cert)), _expanded(settings.key))
     except OSError as error:  # ssl's errors are too
         reason = (error.strerror or str(error)).lower()
-        raise ConfigurationError(f"ca, cert or key cannot be read: {reason}") from error
+        raise ConfigurationError(f"{files}: cannot be read: {reason}") from error
     # RFC 7435: where plain text would do, a server that cannot be verified is still better than that.
     verified = settings.tls_verify if settings.tls_verify is not None else required or settings.ca is not None
     if not verified:
