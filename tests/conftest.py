@@ -22,11 +22,24 @@ EXHAUSTIVE = (
     "smtp/test_chunks.py",
     "smtp/test_parameters.py",
     "test_fuzz.py",
+    "wire/test_bdat.py",
     "wire/test_end_of_data.py",
+    "wire/test_lengths.py",
     "wire/test_splits.py",
+    "wire/test_threats.py",
 )
-# What starts programs and real peers: all of it in the first share, and in each of the others a share.
-PROGRAMS = ("cli", "deliver", "interop", "program", "test_docs_examples.py", "test_examples.py", "users")
+# What starts programs and real peers, or waits for limits of time: all of it in the first share, and in each of the
+# others a share.
+PROGRAMS = (
+    "cli",
+    "deliver",
+    "interop",
+    "program",
+    "test_docs_examples.py",
+    "test_examples.py",
+    "users",
+    "wire/test_option_limits.py",
+)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
