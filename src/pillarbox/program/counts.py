@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["WorkersCounts"]
 
-# So many addresses may have connections at the same time, and so many addresses and accounts have used a rate: those
-# beyond are not counted, and the rates forgotten that would be unused first.
+# So many addresses may have connections at the same time, and so many addresses and accounts have used a rate. Those
+# for whom there is no row are not counted; of the rates, that is forgotten which would be unused first.
 PLACES = 1 << 17
 RATES = 1 << 17
 # One for all places, as a connection enters several at a time.

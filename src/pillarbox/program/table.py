@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LOCKED_AT_MOST", "NEIGHBOURS", "Place", "Table"]
 
-# A name has its row among so many; where none of them can be had there is none for it. With as many names as a fifth of
-# the rows that comes once in ten million, with half of them once in a hundred.
+# A name has its row among so many; where none of them can be had there is none for it. With a quarter as many names as
+# rows that comes to less than one in a million of them, with half as many to one in 1,300.
 NEIGHBOURS = 16
 # A lock is held for some microseconds. Who has it for longer (seconds) was stopped meanwhile, and is not waited for.
 LOCKED_AT_MOST = 0.02
