@@ -13,22 +13,20 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.cli.logins import Backend, backends, with_logins
+from pillarbox.cli.tables import ProgramSettings, RouteSettings
+from pillarbox.cli.whole import checked
 from pillarbox.deliver import target_class, target_from_url
-from pillarbox.program.access import Access, AccessSettings, everyone
-from pillarbox.program.cpus import Workers, number_of_workers
+from pillarbox.program.access import Access, AccessSettings
+from pillarbox.program.cpus import number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, named_by, pem_files
-from pillarbox.program.logs import LogSettings
 from pillarbox.program.patterns import Patterns
-from pillarbox.program.routes import OPTIONAL_PATIENCE, PATIENCE, Route, Routes
-from pillarbox.program.settings import Settings, likely
+from pillarbox.program.routes import Route, Routes
+from pillarbox.program.settings import likely
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -38,63 +36,8 @@ DEFAULT_TARGET = "maildir:./Maildir"
 _ACCESS_KEYS = tuple(AccessSettings.model_fields)
 
 
-class ProgramSettings(LogSettings):
-    """The table ``[program]``; each key is an argument too."""
-
-    workers: Workers = Field(1, description="Processes that share the addresses; auto: as many as there are CPUs.")
-    user: str | None = Field(None, description="What to become once the addresses are bound: USER or USER:GROUP.")
-    metrics: str | None = Field(None, description="Where to serve metrics and health checks, over HTTP.")
-    traces: str | None = Field(None, description="Where to send OpenTelemetry traces; env: as its variables say.")
-    trace_addresses: bool = Field(False, description="Let traces name senders, recipients and users.")
-
-    @field_validator("metrics")
-    @classmethod
-    def _is_address(cls, address: str | None) -> str | None:
-        if address is not None:
-            listen_arguments(address)
-        return address
-
-    @field_validator("traces")
-    @classmethod
-    def _is_collector(cls, url: str | None) -> str | None:
-        if url is None or url == "env:" or _is_url(url):
-            return url
-        raise ConfigurationError("write http://HOST:PORT, or env: for what OTEL_EXPORTER_OTLP_ENDPOINT says")
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
-    except ValueError:
-        return False
-
-
 # What is done once, at the start.
 _FIXED = ("workers", "user", "metrics", "traces", "trace_addresses")
-
-
-class RouteSettings(Settings):
-    """The keys of every ``[[deliver]]``, beside those of its target."""
-
-    recipients: list[str] = Field(["*"], description="For whom it is, as patterns.")
-    listeners: list[str] = Field([], description="Addresses of the listeners it is for; none: all.")
-    optional: bool = Field(False, description="Its failure does not fail the message.")
-    timeout: float | None = Field(
-        None,
-        description=(
-            f"How long it may take for a message, in seconds; {PATIENCE:g} if it is not said,"
-            f" {OPTIONAL_PATIENCE:g} where it is optional."
-        ),
-        gt=0,
-    )
-
-    @property
-    def patience(self) -> float:
-        """The seconds that it may take."""
-        if self.timeout is not None:
-            return self.timeout
-        return OPTIONAL_PATIENCE if self.optional else PATIENCE
 
 
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)
@@ -244,10 +187,9 @@ def effective(
     }  # fmt: skip
     chosen = _program(document, program or {}).model_copy(update=fixed)
     configuration = Configuration(options, listeners, routes, who, chosen, sources, snapshot)
-    _check_listeners(configuration)
-    _check_routes(configuration)
+    configuration = checked(configuration)
     files = pem_files(configuration) if pem is None else tuple(pem)
-    return dataclasses.replace(_closed(configuration), files=tuple(files))
+    return dataclasses.replace(configuration, files=tuple(files))
 
 
 # --- The command line
@@ -455,65 +397,3 @@ class _placed:  # noqa: N801 - used as a function
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, ConfigurationError) and self._source:
             raise ConfigurationError(located(self._source, str(error)), error.option) from error
-
-
-# --- Checks of the whole
-
-
-def _check_listeners(configuration: Configuration) -> None:
-    listeners = configuration.listeners
-    for number, listener in enumerate(listeners):
-        if listener.arguments.get("port") == 0:  # each is another one
-            continue
-        if any(listener.arguments == other.arguments for other in listeners[:number]):
-            raise ConfigurationError(located(listener.source or "--listen", f"{listener.address} is given twice"))
-
-
-def _check_routes(configuration: Configuration) -> None:
-    addresses = [listener.address for listener in configuration.listeners]
-    for route in configuration.routes:
-        for address in route.listeners:
-            if address not in addresses:
-                raise ConfigurationError(
-                    located(route.source, f"listeners: there is no listener {address!r}{likely(address, addresses)}")
-                )
-    for listener in configuration.listeners:
-        if not configuration.routes_of(listener).all:
-            raise ConfigurationError(located(listener.source, f"no [[deliver]] is for the listener {listener.address}"))
-
-
-def _closed(configuration: Configuration) -> Configuration:
-    """Return the configuration without open relays: where messages leave for anywhere, nobody unknown may send them."""
-    listeners = tuple(
-        _closed_listener(listener, configuration.routes_of(listener), users=bool(configuration.users))
-        for listener in configuration.listeners
-    )
-    return dataclasses.replace(configuration, listeners=listeners)
-
-
-def _closed_listener(listener: Listener, routes: Routes, *, users: bool) -> Listener:
-    relay = next((route for route in routes.all if route.target.relays and route.recipients.unbounded), None)
-    if relay is None or listener.local:
-        return listener
-    access, options = listener.access, listener.options
-    advice = (
-        "anyone could send them. Say which recipients are yours (accept in [access], or recipients in that"
-        " [[deliver]]), or who may log in ([[users]])"
-    )
-    if not listener.loopback and (
-        everyone(options.use_xclient) or (access.networks_given and everyone(options.use_proxy))
-    ):
-        advice = "anyone could say by XCLIENT or PROXY who it is. List your proxies in use_xclient and use_proxy"
-    elif options.must_authenticate:
-        return listener
-    elif access.accept is None and not access.everywhere and (users or access.networks_given):
-        return dataclasses.replace(listener, access=access.accepting([]))
-    elif access.accept is not None and not access.open_to_all:
-        return listener
-    raise ConfigurationError(
-        located(
-            listener.source,
-            f"listener {listener.address} would be an open relay: {relay.target.url} takes messages for anyone, and"
-            f" {advice}",
-        )
-    )

@@ -46,7 +46,8 @@ def schema() -> None:
 def document_schema() -> Schema:
     """Return the schema of the whole file."""
     from pillarbox import Options
-    from pillarbox.cli.config import DEFAULT_ADDRESS, ProgramSettings, RouteSettings
+    from pillarbox.cli.config import DEFAULT_ADDRESS
+    from pillarbox.cli.tables import ProgramSettings, RouteSettings
     from pillarbox.deliver import known_schemes, target_class
     from pillarbox.program.access import AccessSettings
     from pillarbox.users import known_schemes as known_users

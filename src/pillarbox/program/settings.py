@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, Self, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, SecretStr, ValidationError
 
 from pillarbox import ConfigurationError
 
-__all__ = ["Settings", "likely", "without_login"]
+__all__ = ["Settings", "is_http_url", "likely", "without_login"]
 
 
 class Settings(BaseModel):
@@ -51,6 +52,15 @@ def _is_secret(model: type[BaseModel], key: str) -> bool:
 def _shown(value: Any) -> str:
     # A table or a list would bury the message, and a text may be a secret in the wrong place: only short, plain values.
     return f", not {value!r}" if isinstance(value, int | float) else ""
+
+
+def is_http_url(url: str) -> bool:
+    """Whether a text is an HTTP URL with a host, and nothing around it."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
+    except ValueError:
+        return False
 
 
 def likely(name: str, known: list[str]) -> str:

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, Field, SecretStr, field_validator, model_valida
 
 from pillarbox import ConfigurationError
 from pillarbox.deliver import Settings
+from pillarbox.program.settings import is_http_url
 
 __all__ = ["WebhookSettings", "check_extra", "shown_url"]
 
@@ -83,7 +84,7 @@ class WebhookSettings(Settings):
     @field_validator("proxy")
     @classmethod
     def _check_proxy(cls, proxy: SecretStr | None) -> SecretStr | None:
-        if proxy is not None and not _is_proxy(proxy.get_secret_value()):
+        if proxy is not None and not is_http_url(proxy.get_secret_value()):
             raise ValueError("must be the URL of an HTTP proxy: http://HOST:PORT")  # it may hold a password
         return proxy
 
@@ -132,14 +133,6 @@ def shown_url(url: str, settings: WebhookSettings) -> str:
     if parts.username is not None and any(name.lower() == "authorization" for name in settings.headers):
         raise ConfigurationError(f"{shown!r}: there is a user in the URL and Authorization in headers: which is it?")
     return shown + ("?…" if parts.query else "")
-
-
-def _is_proxy(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0 and url.split() == [url]
-    except ValueError:
-        return False
 
 
 def _host(name: str | None) -> str:
