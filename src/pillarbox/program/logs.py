@@ -57,7 +57,8 @@ class LogSettings(Settings):
 def log_to_stderr(settings: LogSettings, *, worker: int | None = None) -> None:
     """Show records as the settings say: the library's and the program's from a level up, others' from WARNING.
 
-    worker: the number of the one that this process is. May be called again, when the settings have changed.
+    worker: the number of the one that this process is; 0: their supervisor. May be called again, when the settings have
+    changed: the process stays what it was.
     """
     sys.unraisablehook = _note_unraisable
     level = getattr(logging, settings.log_level.upper())
@@ -65,24 +66,27 @@ def log_to_stderr(settings: LogSettings, *, worker: int | None = None) -> None:
     root = logging.getLogger()
     handler = next((each for each in root.handlers if isinstance(each, _Stderr)), None)
     if handler is None:
-        handler = _Stderr(worker)
+        handler = _Stderr()
         root.addHandler(handler)
+    if worker is not None:
+        handler.worker, handler.pipe = worker, pipe_of(handler.stream)
     handler.setFormatter(_formatter(settings.log_format, handler.worker))
     handler.filters = [_is_not_reported, _Chosen(level, transcript)]
     logging.getLogger("pillarbox").setLevel(min(level, logging.DEBUG) if transcript else level)
 
 
 class _Stderr(logging.StreamHandler[Any]):
-    """The one handler of the program. ``worker`` stays what it was at first, whatever a reload changes."""
+    """The one handler of the program. pipe: what other processes of the program write to as well."""
 
-    def __init__(self, worker: int | None) -> None:
-        super().__init__()
-        self.worker = worker
-        self._pipe = pipe_of(self.stream)
+    worker = 0
+    pipe: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        with nobody_else_writes(self._pipe):
+        if self.pipe is None:  # the lock would cost 4 µs a line
             super().emit(record)
+        else:
+            with nobody_else_writes(self.pipe):
+                super().emit(record)
 
 
 def _networks(transcripts: list[str]) -> Networks | None:
@@ -119,7 +123,7 @@ class _Chosen:
 # --- Their form
 
 
-def _formatter(form: str, worker: int | None) -> logging.Formatter:
+def _formatter(form: str, worker: int) -> logging.Formatter:
     from structlog import stdlib
 
     terminal = sys.stderr is not None and sys.stderr.isatty()
@@ -132,11 +136,11 @@ def _formatter(form: str, worker: int | None) -> logging.Formatter:
     return stdlib.ProcessorFormatter(processors=processors, foreign_pre_chain=chain)
 
 
-def _json(worker: int | None) -> list[Any]:
+def _json(worker: int) -> list[Any]:
     from structlog import processors, stdlib
 
     return [
-        _facts_of({} if worker is None else {"worker": worker}),
+        _facts_of({"worker": worker} if worker else {}),
         stdlib.ProcessorFormatter.remove_processors_meta,
         processors.format_exc_info,
         processors.JSONRenderer(ensure_ascii=False, default=str),
@@ -169,14 +173,14 @@ _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m"
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
-def _text(*, colours: bool, times: bool, worker: int | None) -> Callable[[object, str, EventDict], str]:
+def _text(*, colours: bool, times: bool, worker: int) -> Callable[[object, str, EventDict], str]:
     """Return what makes one line of a record: worker, and level unless it is INFO, in front, the client behind."""
     from structlog.dev import ConsoleRenderer
 
     def coloured(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if colours and colour and text else text
 
-    source = "" if worker is None else coloured(_DIM, f"worker {worker}:") + " "
+    source = coloured(_DIM, f"worker {worker}:") + " " if worker else ""
 
     def line(_logger: object, _name: str, event: EventDict) -> str:
         level = event["level"]

@@ -39,13 +39,13 @@ def pipe_of(stream: Any) -> int | None:
 
 
 @contextmanager
-def nobody_else_writes(pipe: int | None) -> Iterator[None]:
+def nobody_else_writes(pipe: int) -> Iterator[None]:
     """Keep out the other processes that ask this way; where the system knows no lock for a pipe, do without."""
-    locked = pipe is not None and _locked(pipe)
+    locked = _locked(pipe)
     try:
         yield
     finally:
-        if pipe is not None and locked:
+        if locked:
             fcntl.lockf(pipe, fcntl.LOCK_UN, 1, _BYTE)
 
 

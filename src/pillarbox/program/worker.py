@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pillarbox.program.observed import Observed
     from pillarbox.program.running import Running
 
-__all__ = ["ORIGINAL_PATH", "SIGNALS", "work"]
+__all__ = ["ORIGINAL_PATH", "SIGNALS", "first_of", "work"]
 
 # What a terminal and a service manager send to all processes at once. Blocked while a worker starts: see ``work``.
 SIGNALS = {signal.SIGINT, signal.SIGTERM} | ({signal.SIGHUP} if hasattr(signal, "SIGHUP") else set())
@@ -70,7 +70,8 @@ async def _work(number: int, control: socket.socket, configure: Configure, log: 
     return 0
 
 
-async def _first_of(*events: asyncio.Future[Any]) -> None:
+async def first_of(*events: asyncio.Future[Any]) -> None:
+    """Return when the first of these is done."""
     await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
 
 
@@ -101,7 +102,7 @@ class Worker(Process):
 
     async def started(self) -> Mapping[str, Any] | None:
         """Take over what the supervisor gives, and return the snapshot; None where the supervisor is gone."""
-        await _first_of(self._started, self.channel.closed)
+        await first_of(self._started, self.channel.closed)
         if not self._started.done():
             return None
         snapshot, descriptors, options, workers, memory = self._started.result()
@@ -154,7 +155,7 @@ class Worker(Process):
 
     async def stopped(self) -> None:
         told = asyncio.create_task(self._stopped.wait())
-        await _first_of(told, self.channel.closed)
+        await first_of(told, self.channel.closed)
         told.cancel()
         if self.channel.closed.done():
             _log.warning("the supervisor is gone: closing")

@@ -25,6 +25,7 @@ from pillarbox.program.privileges import account
 from pillarbox.program.processes import described, exit_of, spawn
 from pillarbox.program.run import ProgramFailed, StopSignals, hear_hangup, on_hangup, read_again, watch_files
 from pillarbox.program.running import bound_sockets
+from pillarbox.program.worker import first_of
 
 if TYPE_CHECKING:
     import subprocess
@@ -71,6 +72,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM; raise ConfigurationError where that cannot begin."""
+        log_to_stderr(self.configuration.program, worker=0)  # from now on others write to it too
         self._all_ready = asyncio.get_running_loop().create_future()
         signals, self._hangup = StopSignals(self._kill), hear_hangup()
         stopped = asyncio.create_task(signals.stopped())
@@ -80,12 +82,12 @@ class Supervisor:
             self._bound = await bound_sockets(self.configuration.listeners)
             self.configuration = self._for_workers(self.configuration)
             lives = [slot.start() for slot in self.workers]
-            await _first_of(stopped, self._all_ready, *lives)
+            await first_of(stopped, self._all_ready, *lives)
             if self._all_ready.done():
                 self._all_ready.result()
                 self._announce()
                 self.pages.state = ""
-            await _first_of(stopped, *lives)
+            await first_of(stopped, *lives)
             for life in lives:
                 if life.done():
                     life.result()  # it never ends so, but by a bug
@@ -397,10 +399,6 @@ def _problem(slot: Slot, answer: asyncio.Future[str]) -> str:
 
 def _addresses(configuration: Configuration) -> list[str]:
     return [listener.address for listener in configuration.listeners]
-
-
-async def _first_of(*events: asyncio.Future[Any]) -> None:
-    await asyncio.wait(events, return_when=asyncio.FIRST_COMPLETED)
 
 
 def _needs_certificate(configuration: Configuration) -> bool:
