@@ -212,7 +212,7 @@ async def stdout(folder: Path) -> AsyncIterator[Place]:
 
     with path.open("ab", buffering=0) as file, patch("pillarbox.deliver.stdout.OUTPUT", file.fileno()):
         async with started("stdout:", format="json") as target:
-            yield Place(target, stored, spoil=spoil, takes_back=False)
+            yield Place(target, stored, spoil=spoil)
 
 
 STORE = 'cat >"$0/.$$" && mv "$0/.$$" "$0/$$" || exit 75'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from deliver.contract import NOBODY, PLACES, REFUSING, Place
 from messages import begun, message, session_for
 from pillarbox import MessageTooLarge, Reject
 from pillarbox.deliver import Message, Target, known_schemes
+from pillarbox.deliver.spool import Spool
 
 MIB = 1024 * 1024
 SMALL = b"Subject: small\r\n\r\nHello.\r\n"
@@ -122,6 +124,33 @@ async def test_what_is_cancelled_while_it_becomes_durable_is_not_there(place: Pl
     there = [] if place.stored is None else place.stored()
     assert set(there) <= {content}
     assert place.stored is None or stored <= len(there) <= len(attempts)
+
+
+@SIZES
+async def test_what_is_cancelled_when_its_spool_is_closed_is_there(
+    place: Place, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All is done then but to forget the octets that were kept aside."""
+    close, loop, reached, go_on = Spool.close, asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+    def slow(spool: Spool) -> None:
+        close(spool)
+        loop.call_soon_threadsafe(reached.set)
+        if threading.current_thread() is not threading.main_thread():
+            assert go_on.wait(10)
+
+    monkeypatch.setattr(Spool, "close", slow)
+    delivery = await begun(place.target, *in_blocks(content))
+    committing = asyncio.ensure_future(delivery.commit())
+    closing = asyncio.ensure_future(reached.wait())
+    await asyncio.wait([committing, closing], return_when=asyncio.FIRST_COMPLETED)
+    delivery.task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    await asyncio.wait([delivery.task, committing])
+    closing.cancel()
+    assert not delivery.task.cancelled() or not place.takes_back
+    assert place.stored is None or place.stored() == [content]
 
 
 async def test_several_at_once_are_not_mixed(place: Place) -> None:

@@ -505,6 +505,26 @@ class TestFailure:
             await delivery
         assert contents(mbox_file(tmp_path)) == [STORED]
 
+    async def test_cancelled_when_it_is_there_already(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Who has no lock any more takes nothing back: another program may have read it, or appended."""
+        close, loop, reached, go_on = MboxFile.close, asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def slow(file: MboxFile) -> None:
+            close(file)
+            loop.call_soon_threadsafe(reached.set)
+            assert go_on.wait(10)
+
+        monkeypatch.setattr(MboxFile, "close", slow)
+        delivery = asyncio.create_task(box.deliver(message(CONTENT)))
+        await reached.wait()
+        delivery.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        assert await delivery == str(mbox_file(tmp_path))
+        assert contents(mbox_file(tmp_path)) == [STORED]
+
     async def test_when_it_cannot_be_taken_back_the_next_one_does_it(
         self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

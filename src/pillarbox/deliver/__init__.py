@@ -117,7 +117,8 @@ class Target:
 
         The answer is one text for all recipients, or as many entries as the message has recipients, each a place or the
         Reject for that recipient. Raise Reject to refuse all. What else is raised is a bug: 451 and a traceback in the
-        log. It may be cancelled at any await; what was kept must then be removed again.
+        log. It may be cancelled at any await; what was kept must then be removed again, or, where it is durable
+        already and cannot be, its place returned in spite of it.
         """
         raise NotImplementedError
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -76,6 +77,25 @@ class Steps:
         except OSError as error:
             raise self.refusal(error) from error
 
+    async def run_last(self, step: Callable[..., _Result], *arguments: object) -> _Result:
+        """Run the step that stores the message for good; to be cancelled after it comes too late, and is passed over.
+
+        For what cannot be taken back then: else the client would be told that nothing is there, and send it again.
+        """
+        running = self._threads.submit(self._run, step, *arguments)
+        try:
+            return await asyncio.wrap_future(running)
+        except OSError as error:
+            raise self.refusal(error) from error
+        except asyncio.CancelledError:
+            self.ended = True  # where it still can, it gives up
+            with suppress(Exception):
+                waiting: asyncio.Future[_Result] = asyncio.wrap_future(running)
+                await settled(waiting)
+                if running.done():
+                    return running.result()
+            raise
+
     def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
         with self._one_at_a_time:
             self._begun = True  # before it looks: ``end`` does it the other way round
@@ -98,6 +118,14 @@ class Steps:
         self.ended = True
         if self._begun:
             await settled(asyncio.wrap_future(self._threads.submit(self._clean, clean)))
+        else:
+            clean()
+
+    def end_soon(self, clean: Callable[[], None]) -> None:
+        """Run ``clean`` in its turn, for what was delivered: nobody waits for it, or could be cancelled meanwhile."""
+        self.ended = True
+        if self._begun:
+            self._threads.submit(self._clean, clean)
         else:
             clean()
 

@@ -101,14 +101,12 @@ class Mbox(Target):
         """Append the message once to each file; in SMTP to all of them or none."""
         steps = Steps(self.url, message.session, self._threads)
         spool = Spool(steps, lf=message.session.envelope.body_type != "binarymime")
-        try:
+        async with spool:
             places = [self._path_or_refusal(recipient, message) for recipient in message.recipients]
             await spool.fill(message)
             places = await steps.run(self._there, places)
             paths = list(dict.fromkeys(place for place in places if isinstance(place, Path)))
             results = await self._append(message, steps, spool, paths)
-        finally:
-            await steps.end(spool.close)
         answers = [place if isinstance(place, Reject) else results[place] for place in places]
         return answers[0] if isinstance(answers[0], str) and len(set(answers)) == 1 else answers
 
@@ -149,15 +147,18 @@ class Mbox(Target):
             # In one order for all deliveries: two that want the same files do not wait for each other.
             for path in sorted(paths):
                 await held.enter_async_context(_ours.setdefault(path, asyncio.Lock()))
-            while not await steps.run(self._attempt, message.session, steps, spool, paths):
-                if time.monotonic() > deadline:
-                    # RFC 5321 4.2.3: "450 Requested mail action not taken: mailbox unavailable (e.g., mailbox busy
-                    # or temporarily blocked for policy reasons)"
-                    raise Reject(450, "Error: the mailbox is busy, try again later", enhanced="4.2.0")
+            while True:
+                try:
+                    return await steps.run_last(self._attempt, message.session, steps, spool, paths)
+                except Busy:
+                    if time.monotonic() > deadline:
+                        # RFC 5321 4.2.3: "450 Requested mail action not taken: mailbox unavailable (e.g., mailbox busy
+                        # or temporarily blocked for policy reasons)"
+                        raise Reject(450, "Error: the mailbox is busy, try again later", enhanced="4.2.0") from None
                 await asyncio.sleep(PAUSE)
 
-    def _attempt(self, session: Session, steps: Steps, spool: Spool, paths: list[Path]) -> bool:
-        """Append to all files in a thread; return False where another program has one of them."""
+    def _attempt(self, session: Session, steps: Steps, spool: Spool, paths: list[Path]) -> None:
+        """Append to all files in a thread; raise Busy where another program has one of them."""
         with ExitStack() as held:
             files = []
             try:
@@ -169,12 +170,11 @@ class Mbox(Target):
                     file.append(steps.unless_ended(content(session, spool)))
                 steps.go_on()
             except Busy:
-                return False
+                raise
             except BaseException:
                 for file in files:
                     file.take_back()
                 raise
-        return True
 
     def _make_folder(self, folder: Path) -> None:
         # Not where the base is gone: a disk that is not mounted would be stored on the wrong one.

@@ -13,7 +13,7 @@ import threading
 from collections.abc import AsyncIterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
 from pillarbox.deliver.disk import Steps, WithLF, write_all
 
@@ -24,7 +24,7 @@ BLOCK = 192 * 1024  # octets of one read: three go into it without rest, so base
 
 
 class Spool:
-    """The octets of one message: ``fill`` it, read it as often as needed, ``close`` it through ``Steps.end``.
+    """The octets of one message: ``fill`` it and read it as often as needed, in an ``async with`` of it that closes it.
 
     folder: where the file is, if not with the temporary ones, which are often in memory too. lf: CRLF becomes LF.
     """
@@ -37,6 +37,15 @@ class Spool:
         self._file: IO[bytes] | None = None
         self._stored = 0
         self._one_at_a_time = threading.Lock()  # of those that read or write the file
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._steps.end_soon(self.close)
+        else:
+            await self._steps.end(self.close)
 
     @property
     def size(self) -> int:

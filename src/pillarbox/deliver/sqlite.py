@@ -96,11 +96,9 @@ class SQLite(Target):
         steps = Steps(self.url, message.session, self._threads)
         # In the folder that the message will be in: there must be room for it there anyway.
         letter = _Letter(message, Spool(steps, self._file.path.parent))
-        try:
+        async with letter.spool:
             await letter.spool.fill(message)
             return f"{self.url}#{await self._stored(letter, steps)}"
-        finally:
-            await steps.end(letter.spool.close)
 
     async def _stored(self, letter: _Letter, steps: Steps) -> int:
         letter.columns = _envelope(letter.message)

@@ -80,12 +80,10 @@ class Stdout(Target):
         steps = Steps(self.url, message.session, self._threads)
         # In JSON the message is as it came, with CRLF.
         spool = Spool(steps, lf=self.options.format == "mbox" and message.session.envelope.body_type != "binarymime")
-        try:
+        async with spool:
             await spool.fill(message)
             async with self._one_at_a_time:
-                await steps.run(self._write, message, spool, steps)
-        finally:
-            await steps.end(spool.close)
+                await steps.run_last(self._write, message, spool, steps)
         return self.url
 
     def _write(self, message: Message, spool: Spool, steps: Steps) -> None:
