@@ -32,6 +32,7 @@ from pillarbox.deliver.spool import BUFFER
 CONTENT = b"Subject: x\r\n\r\nbody\r\n"
 STORED = b"Subject: x\n\nbody\n"
 HEAD = re.compile(rb"^From (\S+) \w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n", re.MULTILINE)
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 THREE = ("a@example.com", "b@example.com", "c@example.net")
 
 Boxes = Callable[..., Mbox]
@@ -602,3 +603,30 @@ class TestKilled:
         await box.deliver(message(b"next\r\n"))
         found = contents(path)
         assert (found[0], found[-2], found[-1]) == (STORED, b"\nkeep me\n", b"next\n")
+
+    @pytest.mark.skipif(not BOOT.exists(), reason="only Linux says which start of the host this is")
+    async def test_after_a_power_cut_what_was_acknowledged_stays(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The message is on the disk then, but not yet that its lock is gone: so it is on some file systems."""
+        path, append, locks = mbox_file(tmp_path), MboxFile.append, []
+
+        def appending(file: MboxFile, blocks: Any) -> None:
+            append(file, blocks)
+            locks.append(path.with_name("box.lock").read_text())
+
+        monkeypatch.setattr(MboxFile, "append", appending)
+        await box.deliver(message(CONTENT))
+        path.with_name("box.lock").write_text(locks[0].replace(BOOT.read_text().strip(), "the-start-before"))
+        await box.start()
+        assert contents(path) == [STORED]
+
+    async def test_where_no_system_says_that_the_host_has_started_anew(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There it is acknowledged when its lock cannot come back."""
+        lock, synced = mbox_file(tmp_path).with_name("box.lock"), []
+        monkeypatch.setattr(mboxfile, "_boot", lambda: "-")
+        monkeypatch.setattr(mboxfile, "sync_folder", lambda folder: synced.append((folder, lock.exists())))
+        await box.deliver(message(CONTENT))
+        assert synced == [(tmp_path / "mail", False)]
