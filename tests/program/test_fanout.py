@@ -50,6 +50,26 @@ class Recorder(Target):
             raise self.answer
 
 
+class Hanging(Target):
+    """A target that takes the whole message, and then no end."""
+
+    def __init__(self) -> None:
+        super().__init__("hanging:", Settings())
+        self.asked = asyncio.Event()
+        self.cancelled = 0
+
+    async def deliver(self, message: Message) -> str:
+        async for _ in message:
+            pass
+        self.asked.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        raise AssertionError
+
+
 async def delivered(
     routes: Sequence[Route], session: Session | None = None, source: AsyncIterator[bytes] | None = None
 ) -> list[str | Reject]:
@@ -303,6 +323,45 @@ class TestOptional:
         answers = await delivered([Route(Recorder("o", events), optional=True), *routes(Recorder("a", events, LATER))])
         assert answers == [LATER]
         assert "o nothing kept" in events
+
+    @pytest.mark.parametrize("lmtp", [False, True])
+    async def test_what_is_cancelled_while_only_it_hangs_is_delivered(self, lmtp: bool) -> None:
+        """As by ``handler_timeout``, or when the program ends: the client is not to send it again."""
+        hangs = Hanging()
+        session = session_for("a@example.com", "b@example.com")
+        session.lmtp = lmtp
+        each = [
+            Route(Recorder("a", [], ["here"]), Patterns(["a@*"])),
+            Route(Recorder("b", [], [NEVER]), Patterns(["b@*"])),
+            Route(hangs, optional=True),
+        ]
+        delivery = asyncio.create_task(delivered(each, session))
+        await hangs.asked.wait()
+        delivery.cancel()
+        assert await delivery == ["here", NEVER]
+        assert hangs.cancelled
+
+    async def test_what_is_cancelled_before_all_have_it_is_not(self) -> None:
+        hangs = Hanging()
+        delivery = asyncio.create_task(delivered(routes(Recorder("a", []), hangs, Recorder("c", []))))
+        await hangs.asked.wait()
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+
+    async def test_what_a_required_one_cannot_take_back_is_delivered(self) -> None:
+        class Durable(Hanging):
+            async def deliver(self, message: Message) -> str:
+                try:
+                    return await super().deliver(message)
+                except asyncio.CancelledError:
+                    return "there"
+
+        durable = Durable()
+        delivery = asyncio.create_task(delivered(routes(Recorder("a", []), durable)))
+        await durable.asked.wait()
+        delivery.cancel()
+        assert await delivery == ["a's place, there"]
 
     @pytest.mark.parametrize("number", [1, 2])
     async def test_where_there_are_no_others_one_must_take_the_message(self, number: int) -> None:
