@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import mailbox
 import os
 import re
@@ -525,6 +526,60 @@ class TestFailure:
         go_on.set()
         assert await delivery == str(mbox_file(tmp_path))
         assert contents(mbox_file(tmp_path)) == [STORED]
+
+    @pytest.mark.parametrize("some", [False, True])
+    async def test_cancelled_when_some_have_it_in_lmtp(
+        self, boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: bool
+    ) -> None:
+        """As where ``timeout`` is over while another program has the mailbox of the next one."""
+        target, loop, reached, opened = boxes("{local}"), asyncio.get_running_loop(), asyncio.Event(), MboxFile.open
+        await target.start()
+        (tmp_path / "mail" / "b.lock").write_text(f"{os.getpid()}\n")
+
+        def opening(path: Path, *, create: bool) -> MboxFile:
+            if path.name == "b":
+                loop.call_soon_threadsafe(reached.set)
+            return opened(path, create=create)
+
+        monkeypatch.setattr(MboxFile, "open", opening)
+        names = ("a@x.org", "b@x.org", "c@x.org")[not some :]
+        delivery = asyncio.create_task(target.deliver(message(CONTENT, session=lmtp(*names))))
+        await asyncio.wait_for(reached.wait(), 10)
+        delivery.cancel()
+        if not some:
+            with pytest.raises(asyncio.CancelledError):
+                await delivery
+            return
+        answers = await delivery
+        assert [str(answer)[:3] for answer in answers] == [str(tmp_path)[:3], "451", "451"]
+        assert contents(tmp_path / "mail" / "a") == [STORED]
+        assert not (tmp_path / "mail" / "c").exists()
+
+    async def test_cancelled_while_the_disk_hangs(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Nobody waits for it, and what comes of it later is taken back and nothing to report."""
+        loop, reached, go_on, fsync = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), os.fsync
+
+        def hangs(descriptor: int) -> None:
+            loop.call_soon_threadsafe(reached.set)
+            assert go_on.wait(10)
+            fsync(descriptor)
+
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_CLEANING", 0.01)
+        monkeypatch.setattr(os, "fsync", hangs)
+        delivery = asyncio.create_task(box.deliver(message(CONTENT)))
+        await asyncio.wait_for(reached.wait(), 10)
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+        go_on.set()
+        await asyncio.to_thread(box._threads.shutdown)
+        await asyncio.sleep(0)  # what the thread has handed to the loop
+        del delivery
+        gc.collect()
+        assert contents_or_none(mbox_file(tmp_path)) == []
+        assert not [record for record in caplog.records if record.name == "asyncio"]
 
     async def test_when_it_cannot_be_taken_back_the_next_one_does_it(
         self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -48,8 +48,8 @@ async def deliver(
 
     All read it while it arrives; then each that is required makes it durable, in order, and then all optional ones at
     once. In SMTP, where there is one reply for all, the first required target that refuses for now, or refuses all,
-    ends the others, which keep nothing. Where this is cancelled when all that are required have the message, it returns:
-    the message is delivered.
+    ends the others, which keep nothing. Where this is cancelled when all that are required are done, it returns: the
+    message is delivered.
     """
     if len(parts) == 1:  # a task of its own would cost as much as the rest of this function
         message = Message(session, parts[0].recipients, blocks, head(parts[0]))
