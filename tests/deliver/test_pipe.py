@@ -467,6 +467,34 @@ class TestCancelled:
         assert len(list(tmp_path.glob("*.ran"))) == 1
         await until(lambda: not children())
 
+    async def test_when_it_has_ended_already(self, script: Scripts, tmp_path: Path) -> None:
+        command = script("""
+            with open(f"{here}/begun", "w") as file:
+                file.write(str(os.getpid()))
+            while not os.path.exists(f"{here}/end"):
+                time.sleep(0.005)
+        """)
+        target = await started(command)
+        delivery = asyncio.create_task(target.deliver(message(CONTENT)))
+        begun = tmp_path / "begun"
+        await until(lambda: begun.exists() and bool(begun.read_text()))
+        (tmp_path / "end").touch()
+        os.waitid(os.P_PID, int(begun.read_text()), os.WEXITED | os.WNOWAIT)  # the loop has not heard of it yet
+        delivery.cancel()
+        assert await delivery == [target.url]
+
+    async def test_when_some_have_it_in_lmtp(self, script: Scripts, tmp_path: Path) -> None:
+        """As where ``timeout`` is over: what a command has done cannot be undone, so it is not to be done again."""
+        command = script("if sys.argv[1] == 'b': open(f'{here}/begun', 'w').close(); time.sleep(60)")
+        target = await started(f"{command} {{local}}", processes=1)
+        session = lmtp("a@x.example", "b@x.example", "c@x.example")
+        delivery = asyncio.create_task(target.deliver(message(CONTENT, session=session)))
+        await until((tmp_path / "begun").exists)
+        delivery.cancel()
+        answers = await delivery
+        assert [each.code if isinstance(each, Reject) else each for each in answers] == [target.url, 451, 451]
+        await until(lambda: not children())
+
 
 # --- The program
 

@@ -118,9 +118,13 @@ class Pipe(Target):
         """Run the command, and return when it has ended."""
         delivery = _Delivery(self, message)
         try:
-            return await delivery.run()
-        finally:
+            answer = await delivery.run()
+        except BaseException:
             await delivery.end()
+            raise
+        with suppress(asyncio.CancelledError):  # too late: it is delivered
+            await delivery.end()
+        return answer
 
     def runs(self, message: Message) -> Iterator[_Run]:
         """Give a run for each recipient, or for as many as the environment has room for."""
@@ -226,11 +230,18 @@ class _Delivery:
         """Keep the message until it is whole, run the command, and say what came of it for each recipient."""
         commands = [(run, self._command(run)) for run in self._target.runs(self._message)]
         await self._spool.fill(self._message)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._result(run, command)) for run, command in commands]
+        tasks: list[asyncio.Task[str | Reject]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks += [group.create_task(self._result(run, command)) for run, command in commands]
+        except asyncio.CancelledError:
+            # What a command has done cannot be undone.
+            some = self._message.session.lmtp and any(map(_has_taken_it, tasks))
+            if not some and any(task.cancelled() for task in tasks):
+                raise
         answers: list[str | Reject] = []
         for (run, _), task in zip(commands, tasks, strict=True):
-            answer = task.result()
+            answer = self._steps.given_up() if task.cancelled() else task.result()
             if isinstance(answer, Reject) and refuses_all(answer, self._message):
                 raise answer
             answers += [answer] * len(run.recipients)
@@ -302,6 +313,10 @@ class _Delivery:
         self._spool.close()
 
 
+def _has_taken_it(task: asyncio.Task[str | Reject]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None and isinstance(task.result(), str)
+
+
 async def _ended(process: subprocess.Popen[bytes]) -> int:
     """Return the exit status, or the signal as a number below zero, when the process has ended."""
     try:
@@ -314,6 +329,9 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
     loop.add_reader(descriptor, ended.set)
     try:
         await ended.wait()
+    except asyncio.CancelledError:
+        if process.poll() is None:  # else it comes too late
+            raise
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)
