@@ -25,7 +25,7 @@ from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.deliver import pipe, target_from_url
 from pillarbox.deliver.pipe import OUTPUT, Pipe
 from pillarbox.deliver.spool import BUFFER
-from program import WAIT, Start
+from program import MODULE, WAIT, Start
 from support import on_both_loops
 
 CONTENT = b"Subject: x\r\n\r\n.body\r\n"
@@ -530,3 +530,19 @@ def test_a_command_that_takes_too_long(start: Start, tmp_path: Path) -> None:
     assert send(program.port()).startswith("451 ")
     program.line("did not answer in 0.5 seconds")
     assert not is_there(int((tmp_path / "pid").read_text()))
+
+
+def test_a_locale_without_the_characters_of_an_address(start: Start, script: Scripts, tmp_path: Path) -> None:
+    """The environment is in UTF-8 all the same, as its LANG says; what cannot be a word is refused."""
+    ascii_only = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *MODULE]
+    command = script("open(f'{here}/ran', 'wb').write(os.environb[b'SENDER'] + b' ' + os.environb[b'RECIPIENT'])")
+    for url, reply in ((f"pipe:{command}", 250), (f"pipe:{command} {{local}}", 553)):
+        program = start("--listen", "127.0.0.1:0", "--deliver", url, command=ascii_only)
+        with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+            client.ehlo()
+            client.docmd("MAIL", "FROM:<a@example.org> SMTPUTF8")
+            client.send("RCPT TO:<\u00fc@example.com>\r\n".encode())
+            assert client.getreply()[0] == reply
+            if reply == 250:
+                assert client.data(CONTENT)[0] == 250
+    assert (tmp_path / "ran").read_text("utf-8") == "a@example.org \u00fc@example.com"

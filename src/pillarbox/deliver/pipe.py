@@ -26,6 +26,7 @@ from pillarbox.deliver import Message, Settings, Target, unavailable
 from pillarbox.deliver.disk import Steps, Threads, refuses_all
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.template import RECIPIENT_FIELDS, Template, clean_name, parts_of
+from pillarbox.program.paths import can_be_named
 
 __all__ = ["Pipe"]
 
@@ -151,8 +152,8 @@ class Pipe(Target):
         words = []
         for template in self._arguments:
             word = template.filled(value)
-            if word.startswith("-") and not template.beginning().startswith("-"):
-                # The command would take it for an option.
+            # The command would take it for an option; or it cannot be written in the locale's encoding.
+            if (word.startswith("-") and not template.beginning().startswith("-")) or not can_be_named(Path(word)):
                 raise Reject(553, "Error: this mailbox name is not allowed here", enhanced="5.1.3")
             words.append(word)
         return words
@@ -193,10 +194,10 @@ def _plain(text: str | None) -> str:
     return _CONTROL.sub("?", text or "")
 
 
-def environment(run: _Run) -> dict[str, str]:
+def environment(run: _Run) -> dict[bytes, bytes]:
     """Return the command's whole environment: where programs are, and what Postfix's local(8) tells of a message."""
     session = run.message.session
-    kept = {name: os.environ[name] for name in ("HOME", "LOGNAME", "PATH", "TZ", "USER") if name in os.environ}
+    kept = {name: os.environb[name] for name in (b"HOME", b"LOGNAME", b"PATH", b"TZ", b"USER") if name in os.environb}
     told = {
         "SENDER": str(session.envelope.mail_from or ""),
         "CLIENT_ADDRESS": session.remote_address,
@@ -208,7 +209,9 @@ def environment(run: _Run) -> dict[str, str]:
     }
     # No address holds a line end: one a line, so that each stays one, whatever it holds.
     recipients = "\n".join(_plain(recipient.address) for recipient in run.recipients)
-    return {"LANG": "C.UTF-8"} | kept | {name: _plain(text) for name, text in told.items()} | {"RECIPIENT": recipients}
+    texts = {name: _plain(text) for name, text in told.items()} | {"LANG": "C.UTF-8", "RECIPIENT": recipients}
+    # In UTF-8, as LANG says, whatever the program's own locale is.
+    return kept | {name.encode(): text.encode("utf-8", "replace") for name, text in texts.items()}
 
 
 # --- One delivery
@@ -279,7 +282,7 @@ class _Delivery:
         if refusal is not None:
             raise refusal
 
-    def _begin(self, command: list[str], variables: Mapping[str, str], output: _Output) -> subprocess.Popen[bytes]:
+    def _begin(self, command: list[str], variables: Mapping[bytes, bytes], output: _Output) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own, in a thread: one that starts while all is given up is killed too."""
         descriptor = self._spool.descriptor()
         try:
