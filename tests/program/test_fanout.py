@@ -268,6 +268,27 @@ class TestTime:
         optional = [Route(Together(f"{number}:", Settings()), optional=True) for number in range(3)]
         assert await delivered([*optional, *routes(Recorder("a", events))]) == ["a's place, 0:, 1:, 2:"]
 
+    async def test_one_that_does_not_read_keeps_no_other_from_the_end(self) -> None:
+        """As one that is to connect first, to a host that does not answer."""
+
+        class Connecting(Target):
+            async def deliver(self, message: Message) -> str:
+                async with asyncio.timeout(5):
+                    await asked.wait()
+                return self.url
+
+        class Asked(Target):
+            async def deliver(self, message: Message) -> str:
+                async for _ in message:
+                    pass
+                asked.set()
+                return self.url
+
+        asked = asyncio.Event()
+        optional = [Route(target, optional=True) for target in (Connecting("a:", Settings()), Asked("b:", Settings()))]
+        answers = await delivered([*optional, *routes(Recorder("c", []))], source=blocks(b"1"))
+        assert answers == ["c's place, a:, b:"]
+
 
 class TestRecipients:
     async def test_each_target_gets_its_own(self) -> None:

@@ -152,8 +152,7 @@ class _Several:
                     return
         # Together: the client waits, and for several that hang no longer than for one.
         optional = [branch for branch in self._branches if branch.part.route.optional]
-        for branch in optional:
-            await branch.feed.put(None)
+        await asyncio.gather(*(branch.feed.put(None) for branch in optional))
         if optional:
             await asyncio.wait([branch.task for branch in optional])
 
