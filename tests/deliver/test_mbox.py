@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import pytest
 from doveadm import doveadm
 from messages import begun, message, session_for
 from pillarbox import ConfigurationError, Recipient, Reject, Session
-from pillarbox.deliver import mboxfile, target_from_url
+from pillarbox.deliver import disk, mboxfile, settled, target_from_url
 from pillarbox.deliver.mbox import Mbox
 from pillarbox.deliver.mboxfile import STALE, MboxFile
 from pillarbox.deliver.mboxformat import Quoted, from_line
@@ -558,8 +558,13 @@ class TestFailure:
     async def test_cancelled_while_the_disk_hangs(
         self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Nobody waits for it, and what comes of it later is taken back and nothing to report."""
+        """It is waited for once, and what comes of it later is taken back and nothing to report."""
         loop, reached, go_on, fsync = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), os.fsync
+        waits: list[Awaitable[object]] = []
+
+        async def waited(cleaning: Awaitable[object]) -> None:
+            waits.append(cleaning)
+            await settled(cleaning)
 
         def hangs(descriptor: int) -> None:
             loop.call_soon_threadsafe(reached.set)
@@ -567,12 +572,14 @@ class TestFailure:
             fsync(descriptor)
 
         monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_CLEANING", 0.01)
+        monkeypatch.setattr(disk, "settled", waited)
         monkeypatch.setattr(os, "fsync", hangs)
         delivery = asyncio.create_task(box.deliver(message(CONTENT)))
         await asyncio.wait_for(reached.wait(), 10)
         delivery.cancel()
         with pytest.raises(asyncio.CancelledError):
             await delivery
+        assert len(waits) == 1
         go_on.set()
         await asyncio.to_thread(box._threads.shutdown)
         await asyncio.sleep(0)  # what the thread has handed to the loop

@@ -67,6 +67,7 @@ class Steps:
         self._threads = threads
         self._one_at_a_time = threading.Lock()
         self._begun = False  # else there is nothing to wait for, and nothing on the disk
+        self._hangs = False  # a step was waited for, and did not end
         self.ended = False  # a step that takes long looks at it, and gives up
 
     async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
@@ -95,6 +96,7 @@ class Steps:
                 await settled(waiting)
                 if running.done():
                     return running.result()
+            self._hangs = not running.done()
             raise
 
     def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
@@ -117,10 +119,10 @@ class Steps:
     async def end(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` when no step runs any more; even if this wait is cut off."""
         self.ended = True
-        if self._begun:
+        if self._begun and not self._hangs:
             await settled(asyncio.wrap_future(self._threads.submit(self._clean, clean)))
         else:
-            clean()
+            self.end_soon(clean)
 
     def end_soon(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` in its turn, for what was delivered: nobody waits for it, or could be cancelled meanwhile."""
