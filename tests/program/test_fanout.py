@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -153,8 +154,14 @@ class TestSeveral:
         (record,) = caplog.records
         assert record.exc_info is not None
 
-    async def test_a_wrong_answer_is_a_bug(self, caplog: pytest.LogCaptureFixture) -> None:
-        answers = await delivered(routes(Recorder("a", [], ["x", "y"])))
+    @pytest.mark.parametrize("wrong", [["x", "y"], [None], None, True, 250, b"x"])
+    async def test_a_wrong_answer_is_a_bug(self, caplog: pytest.LogCaptureFixture, wrong: Any) -> None:
+        class Wrong(Target):
+            async def deliver(self, message: Message) -> str:
+                answer: str = wrong
+                return answer
+
+        answers = await delivered(routes(Wrong("wrong:", Settings())))
         assert isinstance(answers[0], Reject)
         assert "must return a text, or a text or Reject for each of the 1 recipients" in caplog.text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,7 +81,7 @@ async def _delivered(part: Part, message: Message) -> Delivered:
 def _answers(answer: str | Sequence[str | Reject], part: Part) -> tuple[str | Reject, ...]:
     if isinstance(answer, str):
         return (answer,) * len(part.recipients)
-    answers = tuple(answer)
+    answers = tuple(answer) if isinstance(answer, Iterable) else ()
     if len(answers) != len(part.recipients) or not all(isinstance(each, str | Reject) for each in answers):
         raise TypeError(
             f"{type(part.route.target).__name__}.deliver must return a text, or a text or Reject for each of the"
