@@ -90,6 +90,11 @@ class TestText:
         message.set_content(html, subtype="html")
         assert content_of(bytes(message)).text.split() == ["Café", "a", "1", "<", "2", "<b"]
 
+    def test_html_with_a_character_of_no_number(self) -> None:
+        found = content_of(b"Subject: x\r\nContent-Type: text/html\r\n\r\n<p>Hello&#" + b"9" * 5000 + b";</p>")
+        assert found.subject == "x"
+        assert found.text.startswith(" Hello&#999")
+
     def test_of_a_forwarded_message(self) -> None:
         message = made("See below.")
         message.add_attachment(made("Inner text."))

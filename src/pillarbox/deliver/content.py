@@ -195,7 +195,11 @@ def _part_text(part: MIMEPart) -> str:
 def _without_tags(html: str) -> str:
     for name in _NO_TEXT:
         html = _without(html, name)
-    return unescape(_TAG.sub(" ", html))
+    text = _TAG.sub(" ", html)
+    try:
+        return unescape(text)
+    except ValueError:  # a number of more digits than Python reads
+        return text
 
 
 def _without(html: str, name: str) -> str:
