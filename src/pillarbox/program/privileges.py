@@ -21,7 +21,6 @@ _NEEDED_LATER = (
     "cryptography.hazmat.backends.openssl.backend",
     "cryptography.x509",
     "email.utils",
-    "structlog.dev",
 )
 
 _log = logging.getLogger("pillarbox.program")
