@@ -231,6 +231,32 @@ def _refused(port: int) -> bool:
     return False
 
 
+SLOW_CERTIFICATE = """
+import pathlib, sys, time
+from pillarbox.cli import main
+from pillarbox.program import workers
+
+def made():
+    print("making", file=sys.stderr, flush=True)
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    return {}
+
+workers._certificate = made
+main()
+"""
+
+
+def test_the_end_while_workers_start(start: Start, tmp_path: Path) -> None:
+    program = start(*TWO, command=[sys.executable, "-c", SLOW_CERTIFICATE])
+    program.line("^making$")
+    program.process.send_signal(signal.SIGTERM)
+    program.line("^SIGTERM: closing")
+    (tmp_path / "go").touch()
+    assert program.wait() == 0
+    assert program.lines[2:] == ["closed", ""]
+
+
 def test_a_second_signal_ends_all_at_once(start: Start) -> None:
     program = start(*TWO, "--set", "close_timeout=600", "--set", "socket_timeout=600")
     pids(program)

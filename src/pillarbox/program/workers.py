@@ -326,14 +326,15 @@ class Slot:
         ours, its = socket.socketpair()
         channel = await Channel.over(ours, {"ready": self._is_ready, "failed": self._failed})
         self.channel = channel
+        descriptors = supervisor.descriptors  # while the options are made the end may come, which closes them here
         try:
             with its:
-                self._process = spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
+                self._process = spawn(self.number, its.fileno(), descriptors, supervisor.counts.descriptors)
             exited = exit_of(self._process)
             configuration = supervisor.configuration
             options = await supervisor.options(configuration)
             memory = (len(supervisor.workers), supervisor.counts.descriptors)
-            channel.tell("start", dict(configuration.snapshot), supervisor.descriptors, options, *memory)
+            channel.tell("start", dict(configuration.snapshot), descriptors, options, *memory)
             return await exited
         finally:
             await self._heard_out(channel)
