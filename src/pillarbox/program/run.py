@@ -248,6 +248,7 @@ def hear_hangup() -> asyncio.Event:
     # Not add_signal_handler: a loop that is closed gives the signal back, and one that comes then would kill.
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see the command serve
     return asked
 
 
