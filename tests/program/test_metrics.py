@@ -143,6 +143,7 @@ class TestTheProgram:
         assert kind.startswith("application/openmetrics-text; version=1.0.0")
         families = {family.name for family in openmetrics(text)}  # type: ignore[no-untyped-call]
         assert {entry.name.removesuffix("_total") for entry in TABLE} <= families
+        assert get(pages, "/metrics", Accept="application/openmetrics-text; version=x")[0] == 200
         assert get(pages, "/")[0] == 404
         connection = http.client.HTTPConnection("127.0.0.1", pages, timeout=WAIT)
         with closing(connection):
@@ -158,6 +159,14 @@ class TestTheProgram:
                 assert b" 400 " in client.recv(1000)
         assert program.end() == 0
         assert not [line for line in program.lines if line.startswith(("error", "Traceback", " "))]
+
+    def test_who_does_not_take_answers_does_not_keep_it_from_ending(self, start: Start) -> None:
+        program = start(*LOCAL, "--deliver", "discard:")
+        pages, _ = ports(program)
+        with socket.create_connection(("127.0.0.1", pages), timeout=0.5) as client:
+            with pytest.raises(TimeoutError):
+                client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 100_000)
+            assert program.end() == 0
 
     def test_readiness_ends_with_the_signal_and_health_does_not(self, start: Start) -> None:
         program = start(*LOCAL, "--deliver", "discard:")
