@@ -88,6 +88,7 @@ class Worker(Process):
         self._running: asyncio.Future[Running] = loop.create_future()
         self._stopped = asyncio.Event()
         self._newest: Mapping[str, Any] | None = None
+        self._counted: Callable[[], Mapping[str, Any]] = dict
         self._sockets: list[list[socket.socket]] = []
 
     async def connect(self, control: socket.socket) -> Channel:
@@ -128,7 +129,7 @@ class Worker(Process):
         return None  # the supervisor's tell of all workers
 
     async def observe(self, observed: Observed, pages: BoundSockets | None) -> None:
-        self.channel.handlers["metrics"] = observed.snapshot
+        self.channel.handlers["metrics"] = self._counted = observed.snapshot
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         return [BoundSockets(each) for each in self._sockets]
@@ -161,4 +162,5 @@ class Worker(Process):
             _log.warning("the supervisor is gone: closing")
 
     def closed(self) -> None:
-        return
+        if counted := self._counted():
+            self.channel.tell("counted", counted)
