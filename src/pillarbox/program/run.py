@@ -201,9 +201,9 @@ async def watch_files(files: Callable[[], Sequence[str]], renew: Callable[[], Aw
     """Renew whenever some of the files of keys and certificates have changed."""
     from pillarbox.program.files import changed
 
-    async def renewed() -> None:
+    async def renewed() -> bool:
         _log.info("certificate files have changed")
-        await _tried(renew())
+        return await _tried(renew())
 
     await changed(files, renewed)
 
