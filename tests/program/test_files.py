@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -65,3 +66,18 @@ async def test_what_could_not_be_used_is_tried_again(watched: Watched, monkeypat
         watched.looked.clear()
         await watched.looked.wait()
     assert watched.told.empty()
+
+
+async def test_a_system_without_threads_for_a_moment(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, refused = asyncio.to_thread, asyncio.Event()
+
+    async def to_thread(*arguments: Any) -> Any:
+        if not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        return await real(*arguments)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    await asyncio.wait_for(refused.wait(), WAIT)
+    (watched.folder / "one").write_text("newer")
+    assert await asyncio.wait_for(watched.told.get(), WAIT) == "newer"

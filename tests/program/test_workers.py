@@ -231,6 +231,34 @@ def _refused(port: int) -> bool:
     return False
 
 
+FEW_THREADS = """
+import pathlib, threading
+from pillarbox.cli import main
+start = threading.Thread.start
+
+def started(thread):
+    if thread.name.startswith("worker ") and pathlib.Path("full").exists():
+        pathlib.Path("full").unlink()
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = started
+main()
+"""
+
+
+def test_a_system_without_threads_for_a_moment(start: Start, tmp_path: Path) -> None:
+    program = start(*TWO, command=[sys.executable, "-c", FEW_THREADS])
+    first, _ = pids(program)
+    port = program.port()
+    (tmp_path / "full").touch()
+    os.kill(first, signal.SIGKILL)
+    program.line("warning: worker 1 .* cannot start: can't start new thread; it is started again ")
+    program.line("worker 1 .* is ready")
+    assert codes(port, 1) == [b"220"]
+    assert program.end() == 0
+
+
 SLOW_CERTIFICATE = """
 import pathlib, sys, time
 from pillarbox.cli import main

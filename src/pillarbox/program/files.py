@@ -68,7 +68,10 @@ async def changed(files: Callable[[], Sequence[str]], tell: Callable[[], Awaitab
     again: float | None = None
     while True:
         await asyncio.sleep(INTERVAL)
-        now = await asyncio.to_thread(_look, files())
+        try:
+            now = await asyncio.to_thread(_look, files())
+        except RuntimeError:  # the system has no more threads now
+            continue
         told = {file: told.get(file, look) for file, look in now.items()}  # one that is new has just been read
         late = again is not None and loop.time() >= again
         # Key and certificate are two files: what was written a moment ago may be half of it.
