@@ -204,6 +204,7 @@ class TestListeners:
             run.change(LISTEN + more)
         assert run.program.end() == 0
         assert not (tmp_path / "here").exists()
+        assert run.program.lines.count("listening on unix:here") == 3
 
     def test_a_descriptor_that_was_closed_is_not_taken_again(self, start: Start, tmp_path: Path) -> None:
         """Its number may be a client's by now, who would lose the connection."""
