@@ -272,11 +272,11 @@ class TestWhatHangs:
     def test_a_worker_that_does_not_answer(self, start: Start, tmp_path: Path) -> None:
         """It is stopped; when it goes on it has the configuration that the others have."""
         text = LISTEN + "banner = 'old'\n"
-        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("ANSWER_TIME = 1.0"))
+        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("ANSWER_TIME = 3.0"))
         stopped, other = children(run.program.process.pid)
         os.kill(stopped, signal.SIGSTOP)
         until(lambda: in_state(stopped, "T"))
-        problem = rf"worker \d \(pid {stopped}\) did not answer within 1 seconds$"
+        problem = rf"worker \d \(pid {stopped}\) did not answer within 3 seconds$"
         for _ in range(2):  # and so again
             run.change(text.replace("old", "new"), f"^error: not reloaded, all stays as it was: {problem}")
         assert "old" in banner(run.port)
