@@ -173,6 +173,14 @@ class TestTraceback:
         assert [line for line in program.lines if re.match("Traceback|LookupError|message from", line)] == []
 
 
+def test_no_address_turns_a_line_round(start: Start) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", "discard:")
+    with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+        client.ehlo()
+        client.sendmail("a\u202e\u2066\u2028@example.org", ["b@example.com"], b"x\r\n", ["SMTPUTF8"])
+    program.line(r"^message from <a\?\?\?@example\.org> to <b@example\.com>, ")
+
+
 class TestTranscripts:
     @pytest.mark.promises("The program", "A transcript shows no password.")
     def test_of_those_that_are_listed(self, start: Start) -> None:

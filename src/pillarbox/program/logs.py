@@ -168,7 +168,8 @@ def _facts_of(process: Mapping[str, Any]) -> Callable[[object, str, EventDict], 
     return facts
 
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Of the last ones a terminal shows what follows from right to left, so that a line seems to say something else.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m", "debug": "\x1b[2m"}
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
