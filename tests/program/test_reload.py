@@ -30,6 +30,7 @@ BOTH = pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alon
 # What takes messages until it is closed; what starts when there is a file `go`; what hangs when it is closed.
 PLACES = """
 import asyncio, pathlib, threading, time
+from pillarbox import ConfigurationError
 from pillarbox.deliver import Target
 from pillarbox.program import parts
 
@@ -64,6 +65,11 @@ class Slow(Place):
 class HangsInThread(Place):
     async def close(self):
         await asyncio.to_thread(time.sleep, 3600)
+
+
+class Fails(Place):
+    async def start(self):
+        raise ConfigurationError("no database")
 
 
 class LeavesThread(Place):
@@ -259,6 +265,15 @@ class TestWhatHangs:
             r"^(worker \d: )?error: a thread did not end within 2 seconds after all else: the process ends without it$"
         )
         assert run.program.wait() == 0
+
+    @BOTH
+    def test_a_thread_that_does_not_end_where_another_target_does_not_start(
+        self, start: Start, tmp_path: Path, arguments: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "mail.toml").write_text(LISTEN + TARGET.format("HangsInThread") + TARGET.format("Fails"))
+        program = start("--config", "mail.toml", *arguments)
+        assert program.wait() == 2
+        assert [line for line in program.lines if re.match(r"(E|e)rror: .*\[\[deliver\]\] 2: no database$", line)]
 
     def test_a_hangup_that_comes_last_does_not_kill(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN + TARGET.format("Place"))

@@ -46,7 +46,11 @@ def work(number: int, control: int, configure: Configure, log: Callable[[Configu
     else:
         os.environ["PYTHONPATH"] = path
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        try:
+            status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        except Exception as error:
+            end_without_threads(1, error)
+            raise
         end_without_threads(status)
         return status
 
