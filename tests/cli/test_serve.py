@@ -161,7 +161,7 @@ class TestDelivery:
             accept = ["*@example.com"]
         """)
         (tmp_path / "users").touch(mode=0o600)
-        program = start("--config", "mail.toml", "--set", "size=2000")
+        program = start("mail.toml", "--set", "size=2000")
         first, second = program.port(), program.port()
         send(first)
         assert b"by mx.example.com " in stored(tmp_path / "mail")[0]
@@ -407,6 +407,8 @@ class TestFailures:
         ("arguments", "message"),
         [
             (("--config", "missing.toml"), "missing.toml: cannot be read: no such file or directory"),
+            (("missing.toml",), "missing.toml: cannot be read: no such file or directory"),
+            (("a.toml", "--config", "b.toml"), "FILE and --config are the same"),
             (("--set", "sise=1"), "--set sise: unknown option 'sise': did you mean 'size'?"),
             (("--set", "secured=true"), "--set secured: option secured: means nothing without secure = true"),
             (("--deliver", "maildr:x"), "--deliver: 'maildr:x': unknown scheme 'maildr': did you mean 'maildir'?"),
@@ -414,6 +416,21 @@ class TestFailures:
     )
     def test_arguments(self, start: Start, arguments: tuple[str, ...], message: str) -> None:
         assert failed(start, *arguments).startswith(f"Error: {message}")
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--port", "25"], "--port: no such option: write --listen HOST:PORT"),
+            (["--max-clients=5"], "--max-clients: no such option: write --set max_clients=VALUE"),
+            (["--lissten", ":25"], "--listen"),
+            (["a.toml", "b.toml"], "unexpected extra argument (b.toml)"),
+        ],
+    )
+    def test_what_is_no_argument(self, command: str, arguments: list[str], message: str) -> None:
+        done = subprocess.run([*MODULE, command, *arguments], capture_output=True, text=True, check=False, timeout=WAIT)
+        assert done.returncode == 2
+        assert message in done.stderr
 
     def test_a_failed_start_serves_nobody(self, start: Start, tmp_path: Path) -> None:
         failed(start, "--set", "size=x")
