@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from program import MODULE, WAIT, Start
+from program import MODULE, WAIT, Program, Start
 
 MESSAGE = b"Subject: hello\r\nFrom: a@example.org\r\n\r\n.dot\r\nbody\r\n"
 STORED = MESSAGE.replace(b"\r\n", b"\n")
@@ -283,6 +283,35 @@ class TestSignals:
         assert program.wait() == 0
         client.close()
         assert len(stored(tmp_path / "Maildir")) == 1
+
+    def configuring(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+        """Return a program that reads its configuration until there is a file ``go``."""
+        (tmp_path / "people.py").write_text(
+            "import pathlib, sys, time\nprint('reading', file=sys.stderr, flush=True)\n"
+            "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+            "def login(auth, session):\n    return None\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start("--listen", "127.0.0.1:0", "--users", "python:people:login")
+        program.line("^reading$")
+        return program
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_before_there_is_anything_to_end(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        program = self.configuring(start, tmp_path, monkeypatch)
+        assert program.end(number) == 0
+        assert program.lines == ["reading", ""]
+
+    def test_one_that_asks_to_read_again_what_is_just_read(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = self.configuring(start, tmp_path, monkeypatch)
+        program.process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        program.line("^reloaded$")
+        assert program.end() == 0
 
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_second_one_ends_at_once(self, start: Start, number: int) -> None:

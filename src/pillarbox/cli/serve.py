@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +15,8 @@ from pillarbox.cli.status import Failure
 from pillarbox.program.logs import FORMATS, LEVELS, log_to_stderr
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pillarbox.cli.config import Configuration
 
 __all__ = ["configured", "serve"]
@@ -105,16 +110,36 @@ def _instead_of(option: str) -> str | None:
 @click.option("--trace-addresses", is_flag=True, default=None, hidden=True)  # the help is to fit a screen
 def serve(**arguments: Any) -> None:
     """Run the command; what is wrong with its configuration becomes one message."""
-    from pillarbox.program.run import ProgramFailed, run
+    with _signals_before_the_start():
+        from pillarbox.program.run import ProgramFailed, run
 
+        try:
+            configuration = configured(**arguments)
+            log_to_stderr(configuration.program)
+            run(configuration)
+        except ConfigurationError as error:
+            raise Failure(str(error)) from error
+        except ProgramFailed as error:
+            raise click.ClickException(str(error)) from error
+
+
+@contextmanager
+def _signals_before_the_start() -> Iterator[None]:
+    """Let SIGINT and SIGTERM end the program at once until ``run`` hears them; SIGHUP waits until it is heard.
+
+    Nothing has begun that would have to be finished. A container's first process would not even notice SIGTERM.
+    """
+    hangup = {signal.SIGHUP} if hasattr(signal, "SIGHUP") else set()
+    before = {each: signal.signal(each, lambda *_: os._exit(0)) for each in (signal.SIGINT, signal.SIGTERM)}
+    if hangup:
+        signal.pthread_sigmask(signal.SIG_BLOCK, hangup)
     try:
-        configuration = configured(**arguments)
-        log_to_stderr(configuration.program)
-        run(configuration)
-    except ConfigurationError as error:
-        raise Failure(str(error)) from error
-    except ProgramFailed as error:
-        raise click.ClickException(str(error)) from error
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+        if hangup:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
 
 
 def configured(
