@@ -245,8 +245,8 @@ def _filename(header: Header[str, str]) -> str | None:
 
 
 def _charset(header: Header[str, str]) -> str | None:
-    charset = header.get_param("charset")
-    return None if charset is None else _extended(charset).lower()
+    charset = _extended(header.get_param("charset", "")).lower()
+    return charset if charset.isascii() else None
 
 
 def _extended(value: str | tuple[str | None, str | None, str]) -> str:
