@@ -194,8 +194,8 @@ class Session:
 
     client_hostname: PTR name or "[ip]"; a Unix peer has address "", port 0 and the name "localhost". secure: under
     TLS, ours or a proxy's. proxy: what a PROXY header said, None without one. user: what ``on_auth`` returned, None
-    before; username: the name the client authenticated with. transaction: 1, 2, and so on. error: the last reply of
-    400 or more as text, None before.
+    before; username: the name the client authenticated with, unless ``on_auth`` has set it. transaction: 1, 2, and
+    so on. error: the last reply of 400 or more as text, None before.
     """
 
     __slots__ = (
