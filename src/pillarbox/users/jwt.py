@@ -139,7 +139,8 @@ class JWTUsers(Users):
         if any(each not in given for each in self.settings.scopes):
             raise _MissingScopeError
         claim = self.settings.user_claim
-        if claim == "email" and claims.get("email_verified") is False:
+        # OpenID Connect has a boolean there; some issuers write it as a text.
+        if claim == "email" and claims.get("email_verified") in (False, "false", "False"):
             raise ValueError("the e-mail address is not verified")
         user = claims[claim]
         if not isinstance(user, str) or not (prepared := _prepared(user)):
