@@ -263,10 +263,12 @@ def _check_methods(configuration: Configuration) -> None:
     for listener in configuration.listeners:
         if not configuration.users or "AUTH" in listener.options.disabled_commands:
             continue
+        known = ", ".join(chain(configuration).methods())
+        if not known:
+            raise ConfigurationError(f"{configuration.users[0].source}: none of the users can log in by anything")
         unknown = chain(configuration).cannot(map(str, listener.options.auth_methods))
         if unknown and configuration.states_methods(listener):
             place = listener.source if "auth_methods" in listener.overrides else configuration.sources["auth_methods"]
-            known = ", ".join(chain(configuration).methods()) or "nothing"
             raise ConfigurationError(
                 f"{place}: none of the users can log in by {', '.join(unknown)} (auth_methods), but by {known}"
             )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError, Reject, log_fields, saslprep
+from pillarbox.program.paths import looks
 from pillarbox.users.contract import TOKEN_METHODS, Settings, Users, unavailable
 from pillarbox.users.keysets import FileKeys, KeysUnavailable, URLKeys
 
@@ -67,6 +68,11 @@ class JWTUsers(Users):
             self._keys = URLKeys(place, timeout=settings.timeout, ca=settings.ca)
         else:
             self._keys = FileKeys(url)
+        self.files = looks(settings.ca)
+
+    def same_as(self, other: Users) -> bool:
+        """Whether the other has the same authorities too, also those in the file."""
+        return isinstance(other, JWTUsers) and super().same_as(other) and self.files == other.files
 
     async def start(self) -> None:
         """Read the key set; one that cannot be reached now is read later."""
