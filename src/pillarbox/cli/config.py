@@ -24,6 +24,7 @@ from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.cpus import number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, named_by, pem_files
+from pillarbox.program.paths import expanded
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import Route, Routes
 from pillarbox.program.settings import likely
@@ -213,7 +214,7 @@ def toml_value(text: str) -> Any:
     # Alone and as a list's only entry: so a comment, a second value or a second line do not pass for a part of it.
     try:
         alone, listed = (tomllib.loads(f"value = {form}") for form in (text, f"[{text}]"))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also what TOML allows, and Python does not read
         return text
     return alone["value"] if listed == {"value": [alone["value"]]} and len(alone) == 1 else text
 
@@ -235,8 +236,8 @@ def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
 
 def _argument_patterns(accept: Iterable[str]) -> list[str]:
     """Check patterns, and let the files they name begin at the working directory: others begin at the file's folder."""
-    named = [f"file:{Path(each[5:]).expanduser().absolute()}" if each.startswith("file:") else each for each in accept]
     with _placed("--accept"):
+        named = [f"file:{expanded(each[5:]).absolute()}" if each.startswith("file:") else each for each in accept]
         Patterns(named)
     return named
 
