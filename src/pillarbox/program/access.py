@@ -6,6 +6,7 @@ A client that has logged in, or comes from ``networks``, may write to anyone; al
 from __future__ import annotations
 
 import re
+import unicodedata
 from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ __all__ = ["Access", "AccessSettings", "everyone"]
 
 _EVERYONE = "*"  # the key of `senders` that stands for all users without one of their own
 _USER = "{user}"
+_BRACES = re.compile(r"\{[^{}@]*\}")
 # No network of one's own is larger than 10.0.0.0/8, or fc00::/7; halves of the Internet are.
 _LARGEST = 7
 
@@ -53,7 +55,9 @@ class Access:
         except ValueError as error:
             raise ConfigurationError(f"networks: {error}") from error
         senders = settings.senders
-        self._senders = None if senders is None else {user: _Senders(own, folder) for user, own in senders.items()}
+        # One name, however an editor or a keyboard composes its accents.
+        own = [(_composed(user), _Senders(patterns, folder)) for user, patterns in (settings.senders or {}).items()]
+        self._senders = None if settings.senders is None else dict(own)
 
     @property
     def networks_given(self) -> bool:
@@ -89,7 +93,7 @@ class Access:
         if self._senders is None or session.user is None or not sender.address:
             return
         user = str(session.user)
-        own = self._senders.get(user) or self._senders.get(_EVERYONE)
+        own = self._senders.get(_composed(user)) or self._senders.get(_EVERYONE)
         if own is None or not own.allow(sender.address, user):
             raise Reject(553, f"Error: <{sender.address}> is no address of {user}", enhanced="5.7.1")
 
@@ -137,8 +141,14 @@ class _OfUser:
         return address in self._fixed or any(_of_user(pattern, user).fullmatch(plain) for pattern in self._made)
 
 
+def _composed(user: str) -> str:
+    return unicodedata.normalize("NFC", user)
+
+
 def _checked(pattern: str, place: str) -> str:
     """Return a pattern as it is compared; ``{user}`` stands for a name, or for a whole address."""
+    if other := next((each for each in _BRACES.findall(pattern) if each != _USER), None):
+        raise ConfigurationError(f"{place}: {other} stands for nothing here, only {_USER} does")
     if _USER not in pattern:
         return checked(pattern, place)
     checked(pattern.replace(_USER, "user@host"), place)
