@@ -278,6 +278,7 @@ class TestNoOpenRelay:
             "[access]\naccept = ['postmaster@*']",
             "[access]\nnetworks = ['0.0.0.0/0.0.0.0']",
             "[access]\nnetworks = ['0.0.0.0/1', '128.0.0.0/1']",
+            "[access]\nnetworks = ['::ffff:0:0/96']",
             "[access]\nnetworks = ['10.0.0.0/8']\n[server]\nuse_proxy = true",  # anyone can say that it is in there
             "[server]\nauth_optional = false\nuse_xclient = true",
             "[server]\nauth_optional = false\ndisabled_commands = ['AUTH']",

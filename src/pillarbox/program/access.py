@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,7 +54,6 @@ class Access:
             self._networks = Networks(settings.networks)
         except ValueError as error:
             raise ConfigurationError(f"networks: {error}") from error
-        senders = settings.senders
         # One name, however an editor or a keyboard composes its accents.
         own = [(_composed(user), _Senders(patterns, folder)) for user, patterns in (settings.senders or {}).items()]
         self._senders = None if settings.senders is None else dict(own)
@@ -112,7 +111,14 @@ def everyone(listed: bool | Iterable[str]) -> bool:
     """Whether a list of peers means all there are, or so many that there is no difference."""
     if isinstance(listed, bool):
         return listed
-    return any(each == "*" or ip_network(each, strict=False).prefixlen < _LARGEST for each in listed)
+    return any(each == "*" or _prefix(each) < _LARGEST for each in listed)
+
+
+def _prefix(listed: str) -> int:
+    """Return how many bits say which network this is; of IPv4-mapped IPv6 those of IPv4."""
+    network = ip_network(listed, strict=False)
+    mapped = isinstance(network, IPv6Network) and network.prefixlen >= 96 and network[0].ipv4_mapped is not None
+    return network.prefixlen - (96 if mapped else 0)
 
 
 class _Senders:
