@@ -152,6 +152,11 @@ class TestTerminal:
         assert "do not match" in said
         assert not file.exists()
 
+    def test_who_gives_no_password_has_not_given_a_wrong_one(self, file: Path) -> None:
+        assert run("add", "--stdin", file, "alice")[0] == 0
+        said, status = on_terminal(["verify", str(file), "alice"], ["\x04"])
+        assert (status, "no password was given" in said) == (2, True), said
+
 
 def on_terminal(arguments: list[str], answers: list[str]) -> tuple[str, int]:
     """Run a command on a terminal of its own, answer its questions, and return what it showed."""
