@@ -191,6 +191,13 @@ class TestScram:
         assert first[0].iterations == 5000
         assert len(first[0].salt) == 16
 
+    async def test_its_salt_is_as_long_as_those_of_the_file(self, file: Path) -> None:
+        """Other programs make them of another length than ours."""
+        file.write_text("".join(f"user{n}:{keys_of(PASSWORD, salt=bytes([n] * 12))}\n" for n in range(3)))
+        async with started(backend(file)) as users:
+            [alice], [bob] = [await Chain([users]).on_scram(name, session()) for name in ("alice", "bob")]
+        assert (len(alice.salt), len(bob.salt), alice.salt == bob.salt) == (12, 12, False)
+
 
 class TestUnknownUsers:
     @pytest.mark.promises(

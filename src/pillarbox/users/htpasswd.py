@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from hashlib import shake_256
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -101,16 +103,17 @@ class HtpasswdUsers(Users):
         return account.scram_keys() if account is not None else ()
 
     def keys_of_nobody(self, username: str) -> Sequence[ScramKeys]:
-        """Return keys with as many iterations as those of a user."""
+        """Return keys with as many iterations, and as long a salt, as those of a user."""
         accounts = self._accounts
         like = accounts.somebody(username, with_keys=True) if accounts is not None else None
         if accounts is None or like is None:
             return ()
         secret = accounts.salt
-        return [
-            ScramKeys.of_nobody(username, hash=keys.hash, iterations=keys.iterations, secret=secret)
+        nobody = [
+            (keys, ScramKeys.of_nobody(username, hash=keys.hash, iterations=keys.iterations, secret=secret))
             for keys in like.scram_keys()
         ]
+        return [replace(made, salt=shake_256(made.salt).digest(len(keys.salt))) for keys, made in nobody]
 
     async def close(self) -> None:
         """End the threads."""
