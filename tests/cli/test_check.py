@@ -330,6 +330,7 @@ class TestWarnings:
         ("line", "code", "text"),
         [
             ("[program]\nuser = 'no-such-user'", "no-user", "there is no user 'no-such-user'"),
+            ("[program]\nuser = 'root:4294967295'", "no-user", "there is no group '4294967295'"),
             ("[[users]]\nurl = 'htpasswd:nowhere'", "users-file", "there is no such file: make it with"),
             ("[[users]]\nurl = 'htpasswd:wrong'", "users-file", "line 1: user joe: it has no hash"),
             ("[[users]]\nurl = 'htpasswd:.'", "users-file", "is a directory"),

@@ -228,6 +228,15 @@ class TestFileErrors:
         ("text", "message"),
         [
             ("[server", r"mail.toml: is not TOML: Expected ']' .* \(at line 1, the last one\)"),
+            (
+                "[server]\naccept = ['*@example.com']",
+                r"\[server\]: unknown key 'accept': it stands in \[access\]",
+            ),
+            (
+                "[[listen]]\naddress = ':0'\nrecipients = ['a@b']",
+                r"key 'recipients': it stands in \[\[deliver\]\]",
+            ),
+            ("[server]\nworkers = 2", r"\[server\]: unknown key 'workers': it stands in \[program\]"),
             ("a = 1\nb 2", r"mail.toml: is not TOML: .*line 2"),
             (f"[server]\nsize = {'9' * 5000}", r"mail.toml: a number has too many digits"),
             (f"a = {'[' * 5000}{']' * 5000}", r"mail.toml: it is nested too deeply"),

@@ -18,7 +18,7 @@ from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.cli.logins import Backend, backends, with_logins
-from pillarbox.cli.tables import ProgramSettings, RouteSettings
+from pillarbox.cli.tables import ProgramSettings, RouteSettings, home_of
 from pillarbox.cli.whole import checked
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
@@ -35,12 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:2525"
 DEFAULT_TARGET = "maildir:./Maildir"
 _ACCESS_KEYS = tuple(AccessSettings.model_fields)
-
-
 # What is done once, at the start.
 _FIXED = ("workers", "user", "metrics", "traces", "trace_addresses")
-
-
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)
 
 
@@ -349,6 +345,8 @@ def _pem(file: str) -> str:
 def _check_name(name: str, source: str, other_keys: Sequence[str] = ()) -> None:
     options = {field.name: field.metadata["option"] for field in dataclasses.fields(Options)}
     if name not in options:
+        if home := home_of(name):
+            raise ConfigurationError(f"{source}: unknown key {name!r}: it stands in {home}")
         hint = likely(name, list(other_keys))
         raise ConfigurationError(f"{source}: unknown key {name!r}{hint}" if hint else f"{source}: {_unknown(name)}")
     if options[name].in_code_only:
