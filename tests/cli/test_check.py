@@ -22,6 +22,7 @@ from pillarbox import deliver
 Write = Callable[[str], Path]
 
 # All that a public address wants: what is left over in a test is what it is about.
+USERS = "[[users]]\nurl = 'htpasswd:users'"
 JWT = "[[users]]\nissuer = 'https://id.example.com'\naudience = 'mail'"
 GOOD = """
 [server]
@@ -383,6 +384,11 @@ class TestErrors:
             ("[[listen]]\naddress = ':25'\nkey = 'none'\ncert = 'mx.pem'", "[[listen]] 1: option key: cannot read"),
             ("[[listen]]\naddress = '25'", "[[listen]] 1: '25' is no address"),
             ("[[deliver]]\nurl = 'maildr:x'", "did you mean 'maildir'?"),
+            (
+                f"[server]\nauth_methods = ['XOAUTH2']\n{USERS}",
+                "none of the users can log in by XOAUTH2",
+            ),
+            (f"[[listen]]\naddress = ':0'\nauth_methods = ['EXTERNAL', 'LOGIN']\n{USERS}", "log in by EXTERNAL (auth_"),
         ],
     )
     def test_one_message_and_status_2(self, run: Run, write: Write, folder: Path, text: str, message: str) -> None:

@@ -50,7 +50,7 @@ class HtpasswdUsers(Users):
         self._file = WatchedFile(local_path(url), self._parsed)
         self.path = self._file.path
         self._checking = Checking(settings.parallel)
-        self._methods: tuple[str, ...] = ()
+        self._methods: tuple[str, ...] = PASSWORD_METHODS
         self._accounts: Accounts | None = None
 
     def same_as(self, other: Users) -> bool:
@@ -80,7 +80,7 @@ class HtpasswdUsers(Users):
         self._methods = _methods(accounts)
 
     def methods(self) -> tuple[str, ...]:
-        """Return those of passwords, and those of SCRAM that all users had keys for at the start, or a reload."""
+        """Return those of passwords, and those of SCRAM for which all users had keys at the start, or a reload."""
         return self._methods
 
     async def authenticate(self, auth: AuthRequest, session: Session) -> str | None:

@@ -97,6 +97,8 @@ class JWTUsers(Users):
         except (jwt.PyJWTError, ValueError, RecursionError):
             return None  # no JWT
         if claimed.get("iss") != self.settings.issuer:
+            # Not what it says: nobody has vouched for that yet.
+            _log.debug("%s: a token of another issuer", self.url, extra=log_fields(session, "users", "auth"))
             return None
         try:
             user = self._user(await self._verified(token, header))
