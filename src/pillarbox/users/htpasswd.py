@@ -47,7 +47,7 @@ class HtpasswdUsers(Users):
 
     def __init__(self, url: str, settings: HtpasswdSettings) -> None:
         super().__init__(url, settings)
-        self._file = WatchedFile(local_path(url), self._parsed)
+        self._file = WatchedFile(local_path(url), self._parsed, whole=_ends)
         self.path = self._file.path
         self._checking = Checking(settings.parallel)
         self._methods: tuple[str, ...] = PASSWORD_METHODS
@@ -60,7 +60,7 @@ class HtpasswdUsers(Users):
     def announces_its_file(self) -> bool:
         """Whether ``methods`` are still those of what the file holds; also where it is no good file now."""
         try:
-            accounts = self._file.current()
+            accounts = self._file.current(patient=False)  # the event loop waits
         except OSError:
             return True
         return bool(accounts.problems) or self._methods == _methods(accounts)
@@ -144,6 +144,11 @@ class HtpasswdUsers(Users):
             _log.warning(
                 "%s: SCRAM is announced until a reload (SIGHUP), and has no keys of: %s", self._file.path, names
             )
+
+
+def _ends(content: bytes) -> bool:
+    """Whether this is no file that is being written: such a one is empty, or ends within a line."""
+    return content.endswith(b"\n")
 
 
 def _methods(accounts: Accounts) -> tuple[str, ...]:
