@@ -294,6 +294,22 @@ class TestWarnings:
         assert warning["code"] == "certificate-wrong-name"
         assert "is not for mx.example.org, but for mx.example.com" in warning["text"]
 
+    @pytest.mark.parametrize(
+        ("line", "secret"),
+        [
+            ("[server]\nrate_store = 'redis://:geheim@localhost/0'", True),
+            ("[[deliver]]\nurl = 'smtp://joe:geheim@mx.example.com'", True),
+            ("[[deliver]]\nurl = 'https://joe:geheim@example.com/in'", True),
+            ("[program]\ntraces = 'http://joe:geheim@127.0.0.1:4318'", True),
+            ("[[deliver]]\nurl = 'smtp://joe@mx.example.com:25'\npassword_file = 'users'", False),
+            ("[[deliver]]\nurl = 'smtp://[::1]:2525'\nrecipients = ['joe@example.com']", False),
+        ],
+    )
+    def test_a_password_in_a_url_that_everybody_may_read(self, run: Run, write: Write, line: str, secret: bool) -> None:
+        file = write(f"{line}\n")
+        file.chmod(0o644)
+        assert ("readable-by-all" in codes(run, file)) is secret
+
     def test_a_key_that_everybody_may_read(self, run: Run, write: Write, folder: Path) -> None:
         (folder / "mx.key").chmod(0o644)
         [warning] = found(run, write(GOOD))["warnings"]

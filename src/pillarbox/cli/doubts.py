@@ -6,6 +6,7 @@ Only files that the configuration names are read; nothing is made, bound or aske
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.users import Users
 
+_PASSWORD_IN_URL = re.compile(r"""://[^\s/@"']*:[^\s/@"']+@""")
 _LIMITS = ("max_clients", "max_clients_per_address", "rates_per_address", "rates_over_all")
 
 
@@ -301,7 +303,8 @@ def _holds_secrets(configuration: Configuration) -> bool:
     pem = any(isinstance(key, str) and is_pem(key) for each in options for key in _items(each.key))
     settings: list[BaseModel | None] = [route.target.settings for route in configuration.routes]
     settings += [backend.users.settings for backend in configuration.users]
-    return written or pem or any(map(secret, settings))
+    in_url = _PASSWORD_IN_URL.search(configuration.snapshot["content"] or "") is not None
+    return written or pem or in_url or any(map(secret, settings))
 
 
 def _others_may_read(path: str) -> bool:
