@@ -309,6 +309,10 @@ change(Path({str(file)!r}), lambda lines: [*lines, "bob:x"])
             change(file, lambda _: [])
         assert file.read_text() == "alice:x\n"
         assert [path.name for path in file.parent.iterdir()] == ["users"]
+        file.unlink()
+        with pytest.raises(OSError, match="No space left"):
+            change(file, lambda _: ["alice:x"], make=True)
+        assert list(file.parent.iterdir()) == []
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
     def test_owner_group_and_mode_stay(self, file: Path) -> None:
