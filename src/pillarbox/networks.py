@@ -33,9 +33,7 @@ class Networks:
     def __init__(self, listed: bool | Iterable[str]) -> None:
         entries = () if isinstance(listed, bool) else tuple(listed)
         self._everyone = listed is True or "*" in entries
-        self._networks: tuple[IPv4Network | IPv6Network, ...] = tuple(
-            ip_network(entry, strict=False) for entry in entries if entry != "*"
-        )
+        self._networks = tuple(_normal_network(entry) for entry in entries if entry != "*")
 
     def __bool__(self) -> bool:
         return self._everyone or bool(self._networks)
@@ -47,3 +45,11 @@ class Networks:
             return False
         peer = ip_address(address)
         return any(peer in network for network in self._networks)
+
+
+def _normal_network(entry: str) -> IPv4Network | IPv6Network:
+    """Return a network in the form of the addresses that are compared with it: IPv4-mapped IPv6 unwrapped."""
+    network = ip_network(entry, strict=False)
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96 and network[0].ipv4_mapped is not None:
+        return IPv4Network((network[0].ipv4_mapped, network.prefixlen - 96))
+    return network

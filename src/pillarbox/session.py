@@ -190,12 +190,13 @@ class Session:
     """One connection, from accept to close. The same object reaches every hook.
 
     What it says of the peer is what the network (or a trusted proxy) says, never what the client
-    claims, except where a name says so (``host_name_appears_as``). Only ``state`` is the application's to write.
+    claims, except where a name says so (``host_name_appears_as``). Only ``state`` is the application's to write, and in
+    ``on_auth`` ``username``.
 
     client_hostname: PTR name or "[ip]"; a Unix peer has address "", port 0 and the name "localhost". secure: under
     TLS, ours or a proxy's. proxy: what a PROXY header said, None without one. user: what ``on_auth`` returned, None
-    before; username: the name the client authenticated with. transaction: 1, 2, and so on. error: the last reply of
-    400 or more as text, None before.
+    before; username: the name the client authenticated with, unless ``on_auth`` has set it. transaction: 1, 2, and
+    so on. error: the last reply of 400 or more as text, None before.
     """
 
     __slots__ = (

@@ -22,6 +22,8 @@ from pillarbox import deliver
 Write = Callable[[str], Path]
 
 # All that a public address wants: what is left over in a test is what it is about.
+USERS = "[[users]]\nurl = 'htpasswd:users'"
+JWT = "[[users]]\nissuer = 'https://id.example.com'\naudience = 'mail'"
 GOOD = """
 [server]
 name = "mx.example.com"
@@ -214,17 +216,18 @@ class TestWarnings:
         assert codes(run, file, "--listen", "127.0.0.1:25", "--set", "use_proxy=true") == ["accepts-everything"]
 
     @pytest.mark.parametrize(
-        "settings",
+        ("settings", "users"),
         [
-            ["use_xclient=['192.0.2.1']", "use_xforward=false", "use_proxy=['10.0.0.0/8']"],
-            ["allow_insecure_auth=true", "disabled_commands=['AUTH']"],
-            ["allow_insecure_auth=true", "secure=true"],
-            ["auth_optional=false"],
+            (["use_xclient=['192.0.2.1']", "use_xforward=false", "use_proxy=['10.0.0.0/8']"], ["htpasswd:users"]),
+            (["allow_insecure_auth=true", "disabled_commands=['AUTH']"], []),
+            (["allow_insecure_auth=true", "secure=true"], ["htpasswd:users"]),
+            (["auth_optional=false"], ["htpasswd:users"]),
         ],
     )
-    def test_what_is_not(self, run: Run, write: Write, settings: list[str]) -> None:
+    def test_what_is_not(self, run: Run, write: Write, settings: list[str], users: list[str]) -> None:
         given = [each for setting in settings for each in ("--set", setting)]
-        assert codes(run, write(GOOD), *given, "--users", "htpasswd:users") == []
+        given += [each for url in users for each in ("--users", url)]
+        assert codes(run, write(GOOD), *given) == []
 
     @pytest.mark.parametrize(
         ("line", "expected"),
@@ -291,6 +294,22 @@ class TestWarnings:
         assert warning["code"] == "certificate-wrong-name"
         assert "is not for mx.example.org, but for mx.example.com" in warning["text"]
 
+    @pytest.mark.parametrize(
+        ("line", "secret"),
+        [
+            ("[server]\nrate_store = 'redis://:geheim@localhost/0'", True),
+            ("[[deliver]]\nurl = 'smtp://joe:geheim@mx.example.com'", True),
+            ("[[deliver]]\nurl = 'https://joe:geheim@example.com/in'", True),
+            ("[program]\ntraces = 'http://joe:geheim@127.0.0.1:4318'", True),
+            ("[[deliver]]\nurl = 'smtp://joe@mx.example.com:25'\npassword_file = 'users'", False),
+            ("[[deliver]]\nurl = 'smtp://[::1]:2525'\nrecipients = ['joe@example.com']", False),
+        ],
+    )
+    def test_a_password_in_a_url_that_everybody_may_read(self, run: Run, write: Write, line: str, secret: bool) -> None:
+        file = write(f"{line}\n")
+        file.chmod(0o644)
+        assert ("readable-by-all" in codes(run, file)) is secret
+
     def test_a_key_that_everybody_may_read(self, run: Run, write: Write, folder: Path) -> None:
         (folder / "mx.key").chmod(0o644)
         [warning] = found(run, write(GOOD))["warnings"]
@@ -308,20 +327,34 @@ class TestWarnings:
             ("networks = ['10.0.0.0/8']\naccept = ['*@example.com']\n", None),
             ("senders = {joe = ['joe@example.com']}\n[server2]\ndisabled_commands = ['AUTH']\n", "nobody can"),
             ("senders = {joe = ['joe@example.com']}\n", None),
+            ("[server2]\ndisabled_commands = ['AUTH']\n", "users change nothing: AUTH is disabled"),
+            ("[server2]\n[[deliver]]\nurl = 'discard:'\nrecipients = []\n", "this target gets no message: its"),
+            ("[server2]\n[[deliver]]\nurl = 'discard:'\nrecipients = ['file:nobody']\n", "this target gets no message"),
+            ("[server2]\n[[deliver]]\nurl = 'discard:'\nrecipients = ['!joe@example.com']\n", None),
         ],
     )
-    def test_rules_for_nothing(self, run: Run, write: Write, lines: str, text: str | None) -> None:
+    def test_rules_for_nothing(self, run: Run, write: Write, folder: Path, lines: str, text: str | None) -> None:
         rules, _, server = lines.partition("[server2]\n")
+        (folder / "nobody").write_text("# nobody yet\n")
         file = write(f"[server]\n{server}[access]\n{rules}[[users]]\nurl = 'htpasswd:users'\n")
         warnings = [each for each in found(run, file)["warnings"] if each["code"] == "no-effect"]
-        assert [text is not None and text in each["text"] for each in warnings] == ([] if text is None else [True])
+        if text is None:
+            assert warnings == []
+        else:
+            assert any(text in each["text"] for each in warnings)
 
     @pytest.mark.parametrize(
         ("line", "code", "text"),
         [
             ("[program]\nuser = 'no-such-user'", "no-user", "there is no user 'no-such-user'"),
+            ("[program]\nuser = 'root:4294967295'", "no-user", "there is no group '4294967295'"),
             ("[[users]]\nurl = 'htpasswd:nowhere'", "users-file", "there is no such file: make it with"),
             ("[[users]]\nurl = 'htpasswd:wrong'", "users-file", "line 1: user joe: it has no hash"),
+            ("[[users]]\nurl = 'htpasswd:.'", "users-file", "is a directory"),
+            ("[[users]]\nurl = 'dovecot:nowhere'", "users-file", "there is no such socket"),
+            ("[[users]]\nurl = 'dovecot:wrong'", "users-file", "there is no such socket"),
+            (f"{JWT}\nurl = 'jwt:nowhere'", "users-file", "serve would not start here: there is no such file"),
+            (f"{JWT}\nurl = 'jwt:wrong'", "users-file", "it is no json"),
         ],
     )
     def test_what_would_stop_serve(self, run: Run, write: Write, folder: Path, line: str, code: str, text: str) -> None:
@@ -367,6 +400,11 @@ class TestErrors:
             ("[[listen]]\naddress = ':25'\nkey = 'none'\ncert = 'mx.pem'", "[[listen]] 1: option key: cannot read"),
             ("[[listen]]\naddress = '25'", "[[listen]] 1: '25' is no address"),
             ("[[deliver]]\nurl = 'maildr:x'", "did you mean 'maildir'?"),
+            (
+                f"[server]\nauth_methods = ['XOAUTH2']\n{USERS}",
+                "none of the users can log in by XOAUTH2",
+            ),
+            (f"[[listen]]\naddress = ':0'\nauth_methods = ['EXTERNAL', 'LOGIN']\n{USERS}", "log in by EXTERNAL (auth_"),
         ],
     )
     def test_one_message_and_status_2(self, run: Run, write: Write, folder: Path, text: str, message: str) -> None:

@@ -100,6 +100,8 @@ class TestValues:
             ("1, 2", "1, 2"),
             ("1\nother = 2", "1\nother = 2"),
             ("-----BEGIN X-----\nabc\n", "-----BEGIN X-----\nabc\n"),
+            ("9" * 5000, "9" * 5000),
+            ("[" * 5000, "[" * 5000),
         ],
     )
     def test_toml_or_else_a_string(self, text: str, value: Any) -> None:
@@ -227,7 +229,18 @@ class TestFileErrors:
         ("text", "message"),
         [
             ("[server", r"mail.toml: is not TOML: Expected ']' .* \(at line 1, the last one\)"),
+            (
+                "[server]\naccept = ['*@example.com']",
+                r"\[server\]: unknown key 'accept': it stands in \[access\]",
+            ),
+            (
+                "[[listen]]\naddress = ':0'\nrecipients = ['a@b']",
+                r"key 'recipients': it stands in \[\[deliver\]\]",
+            ),
+            ("[server]\nworkers = 2", r"\[server\]: unknown key 'workers': it stands in \[program\]"),
             ("a = 1\nb 2", r"mail.toml: is not TOML: .*line 2"),
+            (f"[server]\nsize = {'9' * 5000}", r"mail.toml: a number has too many digits"),
+            (f"a = {'[' * 5000}{']' * 5000}", r"mail.toml: it is nested too deeply"),
             (b"[server]\nbanner = '\xff'", r"mail.toml: is not UTF-8 \(at line 2\)"),
             ("[sever]\nsize = 1", r"mail.toml: unknown table or key 'sever': did you mean 'server'\?"),
             ("size = 1", r"mail.toml: unknown table or key 'size'"),
@@ -372,6 +385,8 @@ class TestProgramArguments:
         monkeypatch.chdir(tmp_path)
         with pytest.raises(ConfigurationError, match=r"^--accept: 'joe': has no @"):
             effective("etc/pillarbox.toml", accept=["joe"])
+        with pytest.raises(ConfigurationError, match=r"^--accept: '~nobody-here/own': there is no such home"):
+            effective("etc/pillarbox.toml", accept=["file:~nobody-here/own"])
         # The shell completes it from here, not from the file's folder.
         accept = effective("etc/pillarbox.toml", accept=["file:own"]).listeners[0].access.accept
         assert accept is not None

@@ -152,6 +152,11 @@ class TestTerminal:
         assert "do not match" in said
         assert not file.exists()
 
+    def test_who_gives_no_password_has_not_given_a_wrong_one(self, file: Path) -> None:
+        assert run("add", "--stdin", file, "alice")[0] == 0
+        said, status = on_terminal(["verify", str(file), "alice"], ["\x04"])
+        assert (status, "no password was given" in said) == (2, True), said
+
 
 def on_terminal(arguments: list[str], answers: list[str]) -> tuple[str, int]:
     """Run a command on a terminal of its own, answer its questions, and return what it showed."""
@@ -304,6 +309,10 @@ change(Path({str(file)!r}), lambda lines: [*lines, "bob:x"])
             change(file, lambda _: [])
         assert file.read_text() == "alice:x\n"
         assert [path.name for path in file.parent.iterdir()] == ["users"]
+        file.unlink()
+        with pytest.raises(OSError, match="No space left"):
+            change(file, lambda _: ["alice:x"], make=True)
+        assert list(file.parent.iterdir()) == []
 
     @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root gives files away")
     def test_owner_group_and_mode_stay(self, file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +216,21 @@ class TestSenders:
             client = await logged_in(await served.client())
             assert await codes(client, "MAIL FROM:<jim@example.com>", "MAIL FROM:<joe@example.com>") == [553, 250]
 
+    @pytest.mark.parametrize("form", ["NFC", "NFD"])
+    async def test_accents_may_be_composed_in_any_way(self, form: Any) -> None:
+        senders = {unicodedata.normalize(form, "jos\N{LATIN SMALL LETTER E WITH ACUTE}"): ["j@example.com"], "*": ["*"]}
+        async with serving(**LOGIN, **handlers(senders=senders)) as served:
+            client = await logged_in(await served.client(), "jos\N{LATIN SMALL LETTER E WITH ACUTE}")
+            assert await codes(client, "MAIL FROM:<boss@example.com>", "MAIL FROM:<j@example.com>") == [553, 250]
+
     @pytest.mark.parametrize("pattern", ["{user} @example.com", "", "example.com", "file:nowhere"])
     def test_what_is_no_pattern(self, pattern: str) -> None:
         with pytest.raises(ConfigurationError):
+            Access(AccessSettings.from_table({"senders": {"*": [pattern]}}))
+
+    @pytest.mark.parametrize("pattern", ["{username}@example.com", "{User}@example.com", "{user}@{domain}"])
+    def test_only_the_user_is_filled_in(self, pattern: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"^'.*': \{.*\} stands for nothing here, only \{user\} does"):
             Access(AccessSettings.from_table({"senders": {"*": [pattern]}}))
 
     async def test_strangers_have_none(self) -> None:
@@ -265,6 +278,7 @@ class TestNoOpenRelay:
             "[access]\naccept = ['postmaster@*']",
             "[access]\nnetworks = ['0.0.0.0/0.0.0.0']",
             "[access]\nnetworks = ['0.0.0.0/1', '128.0.0.0/1']",
+            "[access]\nnetworks = ['::ffff:0:0/96']",
             "[access]\nnetworks = ['10.0.0.0/8']\n[server]\nuse_proxy = true",  # anyone can say that it is in there
             "[server]\nauth_optional = false\nuse_xclient = true",
             "[server]\nauth_optional = false\ndisabled_commands = ['AUTH']",

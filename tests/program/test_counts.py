@@ -202,6 +202,17 @@ async def test_more_addresses_than_rows(monkeypatch: pytest.MonkeyPatch) -> None
         assert not await counts.enter({"clients from 198.51.100.2": 1})
 
 
+async def test_places_that_are_entered_together_have_each_their_own_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(counting, "PLACES", NEIGHBOURS)  # all names are neighbours
+    with shared(2) as counts:
+        both = {"clients": 1, "clients from 192.0.2.1": 1}
+        for _ in range(2):
+            assert await counts.enter(both)
+            for name in both:
+                assert not await counts.enter({name: 1})
+            counts.leave(both)
+
+
 async def test_of_more_rates_than_rows_that_which_is_free_first_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(counting, "RATES", NEIGHBOURS)
     with shared(2) as counts:

@@ -236,6 +236,18 @@ class TestConfiguration:
         with pytest.raises(ConfigurationError, match=problem):
             self.configured(tmp_path, content)
 
+    def test_users_without_any_mechanism(self, start: Start, tmp_path: Path) -> None:
+        """AUTH would be announced with mechanisms by which nobody could ever log in."""
+        (tmp_path / "mute_people.py").write_text(
+            "from pillarbox.users import Users\n"
+            "class Mute(Users):\n"
+            "    def methods(self): return ()\n"
+            "    async def authenticate(self, auth, session): return auth.username\n"
+        )
+        program = start(*HERE, "--users", "python:mute_people:Mute")
+        assert program.wait() == 2
+        assert program.lines[0] == "Error: --users: none of the users can log in by anything"
+
     def test_mechanisms_that_no_users_can(self, start: Start, tmp_path: Path) -> None:
         add(tmp_path, "alice", "geheim")
         program = start(*HERE, "--users", "htpasswd:users", "--set", 'auth_methods=["CRAM-MD5", "PLAIN"]')

@@ -122,6 +122,11 @@ class TestFiles:
         with pytest.raises(ConfigurationError, match=r"own: cannot be read: no such file or directory"):
             Patterns(["file:own"], tmp_path)
 
+    @pytest.mark.parametrize("pattern", ["file:~nobody-here/own", "file:a\0b"])
+    def test_no_path(self, pattern: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"no such home directory|no path holds a NUL"):
+            Patterns([pattern])
+
     def test_a_wrong_line_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "own").write_text("joe@example.com\nexample.org\n")
         with pytest.raises(ConfigurationError, match=r"own, line 2: has no @: write example.org@example.com"):
@@ -134,4 +139,24 @@ BAD_QUOTES = ['"john doe@example.com', '"john doe" @example.com', '"a"b@example.
 @pytest.mark.parametrize("pattern", ["", " ", "!", "a b@example.com", "joe", *BAD_QUOTES])
 def test_no_pattern(pattern: str) -> None:
     with pytest.raises(ConfigurationError):
+        Patterns([pattern])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "says"),
+    [
+        ("@example.com", r"write \*@example\.com"),
+        ("!@example.com", r"write \*@example\.com"),
+        ("<joe@example.com>", "no local part"),
+        ("mailto:joe@example.com", "no local part"),
+        ("joe@", "'' is no domain"),
+        ("*@.example.com", r"'\.example\.com' is no domain: write example\.com, \*\.example\.com for"),
+        ("*@example.com.", "no domain"),
+        ("*@example..com", "no domain"),
+        ("*@example.com,*@example.org", "no local part"),
+        ("*@example.com;", "no domain"),
+    ],
+)
+def test_patterns_that_no_address_would_match(pattern: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
         Patterns([pattern])

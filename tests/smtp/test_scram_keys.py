@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import stringprep
 from base64 import b64decode
 from typing import Any
 
@@ -126,3 +127,13 @@ def test_what_unicode_did_not_have_is_for_names_only() -> None:
     assert saslprep("\U0001f511") == "\U0001f511"
     with pytest.raises(ValueError, match=r"U\+1F511"):
         saslprep("\U0001f511", stored=True)
+
+
+def test_a_character_that_comes_again_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3,000 of this ligature, which 12 KiB of AUTH may hold, are 54,000 characters when they are prepared."""
+    looked_at: list[str] = []
+    monkeypatch.setattr(stringprep, "in_table_c3", looked_at.append)
+    ligature = "\N{ARABIC LIGATURE SALLALLAHOU ALAYHE WASALLAM}"
+    prepared = saslprep(ligature * 3000)
+    assert len(prepared) == 54_000
+    assert len(looked_at) == len(set(prepared))

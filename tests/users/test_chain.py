@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from pillarbox import AuthRequest, ConfigurationError, Reject, ScramKeys, Session
 from pillarbox.users import Chain, Settings, Users, known_schemes, users_from_url
 from pillarbox.users.htpasswd import HtpasswdUsers
-from support import b64, serving
+from scram_client import ScramClient
+from support import b64, recorded, serving
 from users.logins import WELCOME, WRONG, asking, offered, plain, scram, session
 
 
@@ -48,6 +50,36 @@ class TestOrder:
             assert [len(each.asked) for each in (first, second, third)] == [1, 1, 0]
             assert await plain(served, "nobody", "secret") == WRONG
             assert [len(each.asked) for each in (first, second, third)] == [2, 2, 1]
+
+    async def test_log_and_limits_are_about_the_account_however_its_name_was_written(self) -> None:
+        class Directory(Known):
+            async def authenticate(self, auth: AuthRequest, session: Session) -> str | None:
+                assert session.username is None
+                return "bob" if auth.username in ("bob", "robert") and auth.password == "secret" else None
+
+        rates = {"messages": "2/hour"}
+        with recorded(logging.INFO) as records:
+            async with asking(Directory({}), rates_per_account=rates) as served:
+                codes = []
+                for name in ("bob", "robert", "bob"):
+                    client = await served.hello()
+                    assert await client.say("AUTH PLAIN " + b64(f"\0{name}\0wrong")) == WRONG
+                    assert await client.say("AUTH PLAIN " + b64(f"\0{name}\0secret")) == WELCOME
+                    codes.append((await client.command("MAIL FROM:<a@example.com>")).code)
+        assert codes == [250, 250, 450]
+        told = [record.getMessage() for record in records if "auth" in record.getMessage()]
+        assert told[2:4] == ["authentication failed for robert", "authenticated as bob"]
+
+    async def test_nobody_is_logged_in_before_the_exchange_has_succeeded(self) -> None:
+        async with asking(Known({"bob": "secret"}, *SCRAM), on_mail_from=lambda *_: None) as served:
+            client = await served.hello()
+            exchange = ScramClient("bob", "secret", "sha256")
+            final = exchange.final((await client.say(f"AUTH SCRAM-SHA-256 {exchange.first()}")).removeprefix("334 "))
+            assert (await client.say(final)).startswith("334 ")
+            assert (await client.say("*"))[:3] == "501"
+            assert served.server.connections[0].username is None
+            assert await client.say("AUTH PLAIN " + b64("\0bob\0wrong")) == WRONG
+            assert served.server.connections[0].username is None
 
     async def test_one_that_refuses_ends_it(self) -> None:
         class Refusing(Known):

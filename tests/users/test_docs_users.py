@@ -79,7 +79,7 @@ async def test_the_endpoint(modules: Path) -> None:
         command = [sys.executable, "-m", "aiohttp.web", "-H", HOST, "-P", str(port), "accounts:application"]
         process = subprocess.Popen(command, cwd=modules, stdout=subprocess.DEVNULL)
         try:
-            for _ in range(500):
+            for _ in range(1500):
                 try:
                     _, writer = await asyncio.open_connection(HOST, port)
                 except ConnectionError:

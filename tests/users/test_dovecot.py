@@ -209,9 +209,12 @@ class TestStart:
             with pytest.raises(ConfigurationError, match=r"the connection was closed|connection reset"):
                 await users_from_url(url).start()
 
-    async def test_a_dovecot_of_another_time(self) -> None:
-        async with pretending(b"VERSION\t2\t0\nMECH\tPLAIN\nDONE\n") as url:
-            with pytest.raises(ConfigurationError, match="speaks version 2 of its protocol"):
+    @pytest.mark.parametrize(
+        ("greeting", "version"), [(b"VERSION\t2\t0\nMECH\tPLAIN\nDONE\n", "2"), (b"MECH\nVERSION\nDONE\n", r"\?")]
+    )
+    async def test_a_dovecot_of_another_time(self, greeting: bytes, version: str) -> None:
+        async with pretending(greeting) as url:
+            with pytest.raises(ConfigurationError, match=f"speaks version {version} of its protocol"):
                 await users_from_url(url).start()
 
     async def test_a_dovecot_without_plain(self) -> None:

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import argon2
@@ -17,7 +18,7 @@ import pytest
 
 from interop.peers import program, run
 from pillarbox import AuthRequest, ConfigurationError, Reject, ScramKeys
-from pillarbox.users import Chain, users_from_url
+from pillarbox.users import Chain, users_from_url, watched
 from pillarbox.users.accounts import parse_accounts
 from pillarbox.users.checking import Checking
 from pillarbox.users.passwords import Secret
@@ -134,6 +135,7 @@ class TestLogin:
             assert await plain(served, "alice", "x" * 71) == WRONG
 
     async def test_an_empty_file_lets_nobody_in(self, file: Path) -> None:
+        settled(file)
         async with asking(backend(file)) as served:
             assert await plain(served, "alice", PASSWORD) == WRONG
 
@@ -190,6 +192,13 @@ class TestScram:
         assert first == second
         assert first[0].iterations == 5000
         assert len(first[0].salt) == 16
+
+    async def test_its_salt_is_as_long_as_those_of_the_file(self, file: Path) -> None:
+        """Other programs make them of another length than ours."""
+        file.write_text("".join(f"user{n}:{keys_of(PASSWORD, salt=bytes([n] * 12))}\n" for n in range(3)))
+        async with started(backend(file)) as users:
+            [alice], [bob] = [await Chain([users]).on_scram(name, session()) for name in ("alice", "bob")]
+        assert (len(alice.salt), len(bob.salt), alice.salt == bob.salt) == (12, 12, False)
 
 
 class TestUnknownUsers:
@@ -353,6 +362,33 @@ class TestChanges:
             assert await plain(served, "bob", "another") == WELCOME
             assert await plain(served, "alice", PASSWORD) == WRONG
 
+    @pytest.mark.parametrize("half", ["", "alice:", f"carl:{BCRYPT}\nali"], ids=["none", "a name", "a line"])
+    async def test_a_file_that_is_being_written_is_waited_for(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch, half: str
+    ) -> None:
+        """Most editors empty the file and write it anew: who logs in meanwhile has no wrong password."""
+        pauses: list[float] = []
+
+        def write_on(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == 2:
+                file.write_text(f"carl:{BCRYPT}\nalice:{BCRYPT}\n")
+
+        file.write_text(f"alice:{BCRYPT}\n")
+        settled(file)
+        async with asking(backend(file)) as served:
+            clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=write_on)
+            monkeypatch.setattr(watched, "time", clock)
+            monkeypatch.setattr(watched, "_PATIENCE", TIMEOUT)
+            file.write_text(half)
+            assert await plain(served, "alice", PASSWORD) == WELCOME
+        assert len(pauses) == 2
+
+    async def test_one_without_a_last_line_s_end_is_not_waited_for_without_end(self, file: Path) -> None:
+        file.write_text(f"alice:{BCRYPT}\nbob:{BCRYPT}")
+        async with asking(backend(file)) as served:
+            assert await plain(served, "bob", PASSWORD) == WELCOME
+
     async def test_it_is_not_read_again_for_nothing(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         file.write_text(f"alice:{BCRYPT}\n")
         settled(file)
@@ -434,7 +470,7 @@ class TestStart:
         assert len(secret) < 5 or secret not in str(refused.value)
 
     async def test_a_line_that_is_not_utf_8(self, file: Path) -> None:
-        file.write_bytes(b"jos\xe9:" + ARGON2.encode())
+        file.write_bytes(b"jos\xe9:" + ARGON2.encode() + b"\n")
         with pytest.raises(ConfigurationError, match="line 1: is not UTF-8"):
             await backend(file).start()
 
@@ -460,6 +496,7 @@ class TestStart:
 
     async def test_a_file_that_everybody_can_read(self, file: Path) -> None:
         file.chmod(0o644)
+        settled(file)
         with recorded(logging.WARNING) as records:
             await backend(file).start()
         assert [record.getMessage() for record in records] == [f"{file} can be read by everybody: chmod o= {file}"]

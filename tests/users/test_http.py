@@ -179,6 +179,15 @@ class TestTLS:
         ):
             assert await plain(served, "ann", "secret") == WELCOME
 
+    @pytest.mark.parametrize("url", ["https://localhost/", "jwt:https://localhost/keys"])
+    def test_a_reload_sees_that_the_authorities_have_changed(self, tmp_path: Path, url: str) -> None:
+        settings = {"ca": str(tmp_path / "ca.pem")} | ({"issuer": "x", "audience": "y"} if url[0] == "j" else {})
+        ca("server").cert_pem.write_to_path(settings["ca"])
+        running, same = users_from_url(url, settings), users_from_url(url, settings)
+        assert running.same_as(same)
+        ca("client").cert_pem.write_to_path(settings["ca"], append=True)
+        assert not users_from_url(url, settings).same_as(running)
+
     async def test_an_unknown_certificate_gets_no_password(self) -> None:
         async with endpoint(knows_ann, tls=True) as http, asking(users_from_url(http.url)) as served:
             with recorded(logging.ERROR) as records:
@@ -215,6 +224,10 @@ class TestStart:
         [
             ("https://", {}, "names no host"),
             ("https:users", {}, "names no host"),
+            ("https://ho st/", {}, "names no host, or has a space in it"),
+            ("https://host/", {"methods": []}, "methods: .*at least 1 item"),
+            ("https://host/", {"ca": "ca\0.pem"}, "no path holds a NUL"),
+            ("https://host/", {"ca": "~nobody-here/ca.pem"}, "no such home directory"),
             ("http://host:port/", {}, "this is no URL"),
             ("https://admin:secret@host/", {}, "put what is secret into the setting token"),
             ("https://host/", {"methods": ["CRAM-MD5"]}, "an endpoint cannot verify CRAM-MD5"),

@@ -154,7 +154,8 @@ class TestTokens:
             named = {"email": "ann@example.com", "sub": "7f3a"}
             assert await bearer(served, token(**named), "ann@example.com") == ("", WELCOME)
             assert await bearer(served, token(**named, email_verified=True)) == ("", WELCOME)
-            assert await bearer(served, token(**named, email_verified=False)) == (INVALID, WRONG)
+            for unverified in (False, "false"):
+                assert await bearer(served, token(**named, email_verified=unverified)) == (INVALID, WRONG)
 
     @pytest.mark.parametrize(
         ("claims", "good"),
@@ -307,6 +308,21 @@ class TestFetched:
             answers[0] = key_set("ES256")
             monkeypatch.setattr(keysets, "LONGEST_LIFE", 60.0)
             assert await bearer(served, token()) == ("", WELCOME)
+
+    async def test_a_key_that_only_the_set_that_cannot_be_had_may_hold(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The issuer signs with its next key, and its key set is away: the token is not wrong for all that is known."""
+        answers: list[Any] = [key_set("ES256")]
+        async with (
+            endpoint(lambda _: answers[0]) as http,
+            asking(users_from_url(f"jwt:{http.url}", SETTINGS)) as served,
+        ):
+            monkeypatch.setattr(keysets, "PAUSE", 0.0)
+            answers[0] = {"keys": []}
+            assert await bearer(served, token("RS256")) == ("", LATER)
+            assert await bearer(served, token()) == ("", WELCOME)
+            answers[0] = key_set("ES256", "RS256")
+            assert await bearer(served, token("RS256")) == ("", WELCOME)
+            assert await bearer(served, token(kid="strange")) == (INVALID, WRONG)
 
     async def test_a_key_that_was_taken_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
         published = ["ES256", "RS256"]

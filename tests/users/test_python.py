@@ -135,6 +135,9 @@ async def test_a_class_or_an_object_is_a_backend_of_its_own(
         ("my_people:Deaf", {"pepper": "x"}, r"Deaf\(url, settings\) failed: AttributeError: .*url"),
         ("my_people:Mute", {}, "Mute has no method authenticate"),
         ("my_people:check", {"methods": "PLAIN"}, "methods"),
+        ("my_people:check", {"methods": []}, "methods: .*at least 1 item"),
+        ("my_people:check", {"methods": ["plain"]}, "methods: a function cannot verify 'plain', only PLAIN, LOGIN, "),
+        ("my_people:check", {"methods": ["SCRAM-SHA-256"]}, "methods: a function cannot verify 'SCRAM-SHA-256'"),
     ],
 )
 async def test_what_cannot_be_used(users: Callable[..., Any], name: str, settings: dict[str, Any], says: str) -> None:

@@ -69,6 +69,7 @@ def _explained(arguments: dict[str, Any], file: str | None) -> dict[str, Any]:
 
     configuration = configured(**arguments)
     _try_keys(configuration)
+    _try_methods(configuration)
     return {
         "file": file,
         "listeners": explain.listeners(configuration, arguments),
@@ -96,6 +97,16 @@ def _try_keys(configuration: Configuration) -> None:
             SMTPServer(listener.options, logger=False, **logins(configuration))
         except ConfigurationError as error:
             raise ConfigurationError(f"{listener.source}: {error}", error.option) from error
+
+
+def _try_methods(configuration: Configuration) -> None:
+    """Raise ConfigurationError for mechanisms by which none of the users could log in."""
+    from pillarbox.program.running import check_methods
+
+    modules = [type(backend.users).__module__ for backend in configuration.users]
+    # One of the user's own may know its methods only when it has started.
+    if all(module.startswith("pillarbox.") and not module.endswith(".python") for module in modules):
+        check_methods(configuration)
 
 
 # --- How it is shown

@@ -18,12 +18,13 @@ from pillarbox import ConfigurationError, Options
 from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import Document, located, text
 from pillarbox.cli.logins import Backend, backends, with_logins
-from pillarbox.cli.tables import ProgramSettings, RouteSettings
+from pillarbox.cli.tables import ProgramSettings, RouteSettings, home_of
 from pillarbox.cli.whole import checked
 from pillarbox.deliver import target_class, target_from_url
 from pillarbox.program.access import Access, AccessSettings
 from pillarbox.program.cpus import number_of_workers
 from pillarbox.program.files import PEM_OPTIONS, is_pem, named_by, pem_files
+from pillarbox.program.paths import expanded
 from pillarbox.program.patterns import Patterns
 from pillarbox.program.routes import Route, Routes
 from pillarbox.program.settings import likely
@@ -34,12 +35,8 @@ if TYPE_CHECKING:
 DEFAULT_ADDRESS = "127.0.0.1:2525"
 DEFAULT_TARGET = "maildir:./Maildir"
 _ACCESS_KEYS = tuple(AccessSettings.model_fields)
-
-
 # What is done once, at the start.
 _FIXED = ("workers", "user", "metrics", "traces", "trace_addresses")
-
-
 _ROUTE_KEYS = tuple(RouteSettings.model_fields)
 
 
@@ -213,7 +210,7 @@ def toml_value(text: str) -> Any:
     # Alone and as a list's only entry: so a comment, a second value or a second line do not pass for a part of it.
     try:
         alone, listed = (tomllib.loads(f"value = {form}") for form in (text, f"[{text}]"))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # also what TOML allows, and Python does not read
         return text
     return alone["value"] if listed == {"value": [alone["value"]]} and len(alone) == 1 else text
 
@@ -235,8 +232,8 @@ def _cli_routes(urls: Iterable[str], source: str = "--deliver") -> list[Route]:
 
 def _argument_patterns(accept: Iterable[str]) -> list[str]:
     """Check patterns, and let the files they name begin at the working directory: others begin at the file's folder."""
-    named = [f"file:{Path(each[5:]).expanduser().absolute()}" if each.startswith("file:") else each for each in accept]
     with _placed("--accept"):
+        named = [f"file:{expanded(each[5:]).absolute()}" if each.startswith("file:") else each for each in accept]
         Patterns(named)
     return named
 
@@ -348,6 +345,8 @@ def _pem(file: str) -> str:
 def _check_name(name: str, source: str, other_keys: Sequence[str] = ()) -> None:
     options = {field.name: field.metadata["option"] for field in dataclasses.fields(Options)}
     if name not in options:
+        if home := home_of(name):
+            raise ConfigurationError(f"{source}: unknown key {name!r}: it stands in {home}")
         hint = likely(name, list(other_keys))
         raise ConfigurationError(f"{source}: unknown key {name!r}{hint}" if hint else f"{source}: {_unknown(name)}")
     if options[name].in_code_only:

@@ -84,3 +84,6 @@ def _parsed(file: str | None, content: str) -> dict[str, Any]:
         last = content.rstrip().count("\n") + 1
         reason = str(error).replace("at end of document", f"at line {last}, the last one")
         raise ConfigurationError(f"{file}: is not TOML: {reason}") from error
+    except (ValueError, RecursionError) as error:  # what TOML allows and Python does not read
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+        raise ConfigurationError(f"{file}: {reason}") from None

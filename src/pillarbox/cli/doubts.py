@@ -6,6 +6,7 @@ Only files that the configuration names are read; nothing is made, bound or aske
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,15 +16,20 @@ from pillarbox import ConfigurationError
 from pillarbox.cli.certificates import Certificate
 from pillarbox.program.access import everyone
 from pillarbox.program.files import is_pem
+from pillarbox.program.paths import local_path
 from pillarbox.program.privileges import account_named
 from pillarbox.program.recipients import Recipients
+from pillarbox.program.settings import is_http_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pillarbox import Options
     from pillarbox.cli.config import Configuration, Listener
+    from pillarbox.users import Users
 
+_PASSWORD_IN_URL = re.compile(r"""://[^\s/@"']*:[^\s/@"']+@""")
 _LIMITS = ("max_clients", "max_clients_per_address", "rates_per_address", "rates_over_all")
 
 
@@ -125,6 +131,13 @@ def _without_effect(configuration: Configuration) -> Iterator[Doubt]:
     if with_senders and not any(offers_auth(each.options) or each.options.use_xclient for each in with_senders):
         where = tuple(each.address for each in with_senders)
         yield Doubt("no-effect", where, "senders changes nothing: it is about those who have logged in, and nobody can")
+    listeners = configuration.listeners
+    if configuration.users and not any(offers_auth(each.options) for each in listeners):
+        where = tuple(each.address for each in listeners)
+        yield Doubt("no-effect", where, "users change nothing: AUTH is disabled, and nobody can log in")
+    for route in configuration.routes:
+        if not route.recipients:
+            yield Doubt("no-effect", (route.target.url,), "this target gets no message: its recipients name nobody")
 
 
 def _lets_networks_in(listener: Listener) -> bool:
@@ -179,9 +192,6 @@ def _paths(value: Any) -> list[str]:
 
 def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
     """Yield what would stop ``serve`` on this host; it may be there on another."""
-    from pillarbox.users.accounts import parse_accounts
-    from pillarbox.users.htpasswd import HtpasswdUsers
-
     user = configuration.program.user
     if user is not None:
         try:
@@ -193,17 +203,40 @@ def _missing(configuration: Configuration, file: str | None) -> Iterator[Doubt]:
             needs = f"it needs {module}: pip install 'pillarbox[{extra}]'"
             yield Doubt("no-library", (what,), f"serve would not start here: {needs}")
     for backend in configuration.users:
-        if not isinstance(backend.users, HtpasswdUsers):
-            continue
-        path = str(backend.users.path)
-        try:
-            problems = parse_accounts(backend.users.path.read_bytes()).problems
-        except FileNotFoundError:
-            problems = ["there is no such file: make it with 'pillarbox user add'"]
-        except OSError:  # who runs it may read more than who looks at it
-            continue
-        for problem in problems[:1]:
-            yield Doubt("users-file", (path,), f"serve would not start here: {problem}")
+        place = _local_path(backend.users)
+        problem = None if place is None else _problem(place, backend.users)
+        if problem is not None:
+            yield Doubt("users-file", (str(place),), f"serve would not start here: {problem}")
+
+
+def _local_path(users: Users) -> Path | None:
+    """Return the file or socket that users cannot start without."""
+    scheme, _, place = users.url.partition(":")
+    is_local = scheme.lower() in ("htpasswd", "dovecot") or (scheme.lower() == "jwt" and not is_http_url(place))
+    return local_path(users.url) if is_local else None
+
+
+def _problem(path: Path, users: Users) -> str | None:
+    from pillarbox.users.accounts import parse_accounts
+    from pillarbox.users.htpasswd import HtpasswdUsers
+    from pillarbox.users.jwt import JWTUsers
+    from pillarbox.users.keysets import parse_keys
+
+    try:
+        if isinstance(users, HtpasswdUsers):
+            return next(iter(parse_accounts(path.read_bytes()).problems), None)
+        if isinstance(users, JWTUsers):
+            parse_keys(path.read_bytes())
+        elif not path.is_socket():
+            return "there is no such socket"
+    except FileNotFoundError:
+        made = ": make it with 'pillarbox user add'" if isinstance(users, HtpasswdUsers) else ""
+        return f"there is no such file{made}"
+    except PermissionError:  # who runs it may read more than who looks at it
+        return None
+    except (OSError, ValueError) as error:
+        return (getattr(error, "strerror", None) or str(error)).lower()
+    return None
 
 
 def _libraries(configuration: Configuration) -> Iterator[tuple[str, str, str]]:
@@ -270,11 +303,13 @@ def _holds_secrets(configuration: Configuration) -> bool:
     pem = any(isinstance(key, str) and is_pem(key) for each in options for key in _items(each.key))
     settings: list[BaseModel | None] = [route.target.settings for route in configuration.routes]
     settings += [backend.users.settings for backend in configuration.users]
-    return written or pem or any(map(secret, settings))
+    in_url = _PASSWORD_IN_URL.search(configuration.snapshot["content"] or "") is not None
+    return written or pem or in_url or any(map(secret, settings))
 
 
 def _others_may_read(path: str) -> bool:
     try:
-        return bool(os.stat(path).st_mode & stat.S_IROTH) and os.name == "posix"  # noqa: PTH116 - a path as it is written
+        mode = os.stat(path).st_mode  # noqa: PTH116 - a path as it is written
     except OSError:
         return False
+    return stat.S_ISREG(mode) and bool(mode & stat.S_IROTH) and os.name == "posix"

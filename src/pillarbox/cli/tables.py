@@ -6,12 +6,13 @@ from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError
 from pillarbox.cli.addresses import listen_arguments
+from pillarbox.program.access import AccessSettings
 from pillarbox.program.cpus import Workers
 from pillarbox.program.logs import LogSettings
 from pillarbox.program.routes import OPTIONAL_PATIENCE, PATIENCE
 from pillarbox.program.settings import Settings, is_http_url
 
-__all__ = ["ProgramSettings", "RouteSettings"]
+__all__ = ["ProgramSettings", "RouteSettings", "home_of"]
 
 
 class ProgramSettings(LogSettings):
@@ -59,3 +60,15 @@ class RouteSettings(Settings):
         if self.timeout is not None:
             return self.timeout
         return OPTIONAL_PATIENCE if self.optional else PATIENCE
+
+
+_HOMES: dict[str, type[Settings]] = {
+    "[access], or in a [[listen]]": AccessSettings,
+    "[[deliver]]": RouteSettings,
+    "[program]": ProgramSettings,
+}
+
+
+def home_of(key: str) -> str | None:
+    """Return where a key stands that is no option of the server; None for one that there is not."""
+    return next((table for table, settings in _HOMES.items() if key in settings.model_fields), None)

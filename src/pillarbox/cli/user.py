@@ -130,7 +130,10 @@ def _password(*, stdin: bool, twice: bool) -> str:
         return _line_of_stdin()
     if not sys.stdin.isatty():
         raise Failure("there is no terminal to ask for the password on: give it on standard input, with --stdin")
-    asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=twice)
+    try:
+        asked: str = click.prompt("Password", hide_input=True, confirmation_prompt=twice)
+    except click.Abort:  # its status, 1, would say of `verify` that the password is not the user's
+        raise Failure("no password was given") from None
     return asked
 
 

@@ -6,12 +6,14 @@ In memory (at most ``counts.KEPT`` addresses and accounts, those seen last), or 
 from __future__ import annotations
 
 import unicodedata
+from contextlib import suppress
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from pillarbox.counts import LimitCounts, Rates
 from pillarbox.net.patience import ANSWER_TIME, NoPatience, Patience
 from pillarbox.networks import Networks, client_network
+from pillarbox.smtp.sasl.saslprep import saslprep
 
 if TYPE_CHECKING:
     from pillarbox.logs import EventLog
@@ -112,7 +114,10 @@ class ClientRates:
 
 
 def _account_key(what: str, account: str) -> str:
-    # Most applications take a name in any case: who writes it in another way has no budget of its own.
+    # Most applications take a name in any case, and prepare it: who writes it in another way, or with characters that
+    # preparing takes out (a soft hyphen), has no budget of its own.
+    with suppress(ValueError):  # where it cannot be prepared
+        account = saslprep(account)
     account = unicodedata.normalize("NFKC", account).casefold().strip()
     if len(account) > _LONGEST_KEY:
         account = sha256(account.encode("utf-8", "surrogateescape")).hexdigest()

@@ -6,7 +6,8 @@ A client that has logged in, or comes from ``networks``, may write to anyone; al
 from __future__ import annotations
 
 import re
-from ipaddress import ip_network
+import unicodedata
+from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ __all__ = ["Access", "AccessSettings", "everyone"]
 
 _EVERYONE = "*"  # the key of `senders` that stands for all users without one of their own
 _USER = "{user}"
+_BRACES = re.compile(r"\{[^{}@]*\}")
 # No network of one's own is larger than 10.0.0.0/8, or fc00::/7; halves of the Internet are.
 _LARGEST = 7
 
@@ -52,8 +54,9 @@ class Access:
             self._networks = Networks(settings.networks)
         except ValueError as error:
             raise ConfigurationError(f"networks: {error}") from error
-        senders = settings.senders
-        self._senders = None if senders is None else {user: _Senders(own, folder) for user, own in senders.items()}
+        # One name, however an editor or a keyboard composes its accents.
+        own = [(_composed(user), _Senders(patterns, folder)) for user, patterns in (settings.senders or {}).items()]
+        self._senders = None if settings.senders is None else dict(own)
 
     @property
     def networks_given(self) -> bool:
@@ -89,7 +92,7 @@ class Access:
         if self._senders is None or session.user is None or not sender.address:
             return
         user = str(session.user)
-        own = self._senders.get(user) or self._senders.get(_EVERYONE)
+        own = self._senders.get(_composed(user)) or self._senders.get(_EVERYONE)
         if own is None or not own.allow(sender.address, user):
             raise Reject(553, f"Error: <{sender.address}> is no address of {user}", enhanced="5.7.1")
 
@@ -108,7 +111,14 @@ def everyone(listed: bool | Iterable[str]) -> bool:
     """Whether a list of peers means all there are, or so many that there is no difference."""
     if isinstance(listed, bool):
         return listed
-    return any(each == "*" or ip_network(each, strict=False).prefixlen < _LARGEST for each in listed)
+    return any(each == "*" or _prefix(each) < _LARGEST for each in listed)
+
+
+def _prefix(listed: str) -> int:
+    """Return how many bits say which network this is; of IPv4-mapped IPv6 those of IPv4."""
+    network = ip_network(listed, strict=False)
+    mapped = isinstance(network, IPv6Network) and network.prefixlen >= 96 and network[0].ipv4_mapped is not None
+    return network.prefixlen - (96 if mapped else 0)
 
 
 class _Senders:
@@ -137,8 +147,14 @@ class _OfUser:
         return address in self._fixed or any(_of_user(pattern, user).fullmatch(plain) for pattern in self._made)
 
 
+def _composed(user: str) -> str:
+    return unicodedata.normalize("NFC", user)
+
+
 def _checked(pattern: str, place: str) -> str:
     """Return a pattern as it is compared; ``{user}`` stands for a name, or for a whole address."""
+    if other := next((each for each in _BRACES.findall(pattern) if each != _USER), None):
+        raise ConfigurationError(f"{place}: {other} stands for nothing here, only {_USER} does")
     if _USER not in pattern:
         return checked(pattern, place)
     checked(pattern.replace(_USER, "user@host"), place)

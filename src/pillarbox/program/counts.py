@@ -54,7 +54,9 @@ class WorkersCounts(LimitCounts, at_once=True):
     async def enter(self, places: Mapping[str, int | None]) -> bool:
         self._places.lock(_PLACES_LOCK)
         try:
-            rows = [self._row(self._places.place(name)) for name in places]
+            rows: list[int | None] = []
+            for name in places:
+                rows.append(self._row(self._places.place(name), rows))
             for row, most in zip(rows, places.values(), strict=True):
                 if row is not None and most is not None and self._number(row) >= most:
                     return False
@@ -72,9 +74,12 @@ class WorkersCounts(LimitCounts, at_once=True):
             if row is not None and self._own[row]:
                 self._own[row] -= 1
 
-    def _row(self, place: Place) -> int | None:
+    def _row(self, place: Place, others: Sequence[int | None]) -> int | None:
+        """Return the row of a place, or a free one that is none of the others', in which nothing is entered yet."""
         row = self._places.row(place)
-        return row if row is not None else self._places.taken(place, lambda each: None if self._number(each) else 0.0)
+        if row is not None:
+            return row
+        return self._places.taken(place, lambda each: None if each in others or self._number(each) else 0.0)
 
     def _number(self, row: int) -> int:
         return sum([column[row] for column in self._places.columns])

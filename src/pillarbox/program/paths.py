@@ -25,7 +25,9 @@ def local_path(url: str, example: str = "") -> Path:
 
 
 def expanded(path: str, shown: str | None = None) -> Path:
-    """Return the path that a text names; raise ConfigurationError, with what is shown, for the home of nobody."""
+    """Return the path that a text names; raise ConfigurationError, with what is shown, for what can be none here."""
+    if "\0" in path:
+        raise ConfigurationError(f"{shown or path!r}: no path holds a NUL")
     try:
         found = Path(path).expanduser()
     except RuntimeError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pillarbox import ConfigurationError
+from pillarbox.program.paths import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,9 @@ _QUOTED = re.compile(r'"(?:[^\x00-\x1f\x7f"\\]|\\[^\x00-\x1f\x7f])*"')
 _PAIR = re.compile(r"\\(.)", re.DOTALL)
 # What is no "Dot-string = Atom *("." Atom)".
 _NEEDS_QUOTES = re.compile(r'[\x00-\x20"(),:;<>@\[\\\]\x7f]|^\.|\.\.|\.$|^$')
+# What stands in no domain, and in no local part without quotes: patterns that would never match anything.
+_NO_DOMAIN = re.compile(r"^$|^\.|\.\.|(?<!\*)\.$|[<>,;]")
+_NO_LOCAL_PART = re.compile(r"^$|[<>,;:]")
 _COMMENT = re.compile(rf"\s*(?:!?{_QUOTED.pattern})?[^#]*(#.*)?", re.DOTALL)
 
 
@@ -191,7 +195,7 @@ def lines(patterns: Iterable[str], folder: Path) -> Iterator[tuple[str, str]]:
         if not name:
             yield pattern, repr(pattern)
             continue
-        path = folder / Path(name).expanduser()
+        path = folder / expanded(name, repr(pattern))
         for number, line in enumerate(_lines(path), 1):
             if written := _without_comment(line):
                 yield written, f"{path}, line {number}"
@@ -224,4 +228,16 @@ def checked(pattern: str, place: str) -> str:
         )
     if "@" not in body and "*" not in body:
         raise ConfigurationError(f"{place}: has no @: write {body}@example.com, {body}@* or *@{body}")
+    _check_parts(body, place)
     return ("!" if plain.startswith("!") else "") + normal(body, is_pattern=True)
+
+
+def _check_parts(body: str, place: str) -> None:
+    """Raise ConfigurationError for a pattern that no address can match."""
+    local, at, domain = body.rpartition("@")
+    if not local.startswith('"') and at and _NO_LOCAL_PART.search(local):
+        advice = f"write *{body}" if not local else "write it as in RCPT TO, without what is around it there"
+        raise ConfigurationError(f"{place}: {local!r} is no local part of an address: {advice}")
+    if _NO_DOMAIN.search(domain):
+        advice = "write example.com, *.example.com for what is below it, or * for any"
+        raise ConfigurationError(f"{place}: {domain!r} is no domain: {advice}")

@@ -92,7 +92,7 @@ def account_named(user: str) -> Account:
 
 
 def _number(group: str) -> int:
-    if int(group) >= 1 << 32:
+    if int(group) >= (1 << 32) - 1:  # that is -1, which no group has
         raise ValueError
     return int(group)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pillarbox.deliver import Target
     from pillarbox.users import Users
 
-__all__ = ["Running", "bound_sockets", "resolved"]
+__all__ = ["Running", "bound_sockets", "check_methods", "logins", "resolved"]
 
 _Key = tuple[str, int]  # of a listener: its address as it is written, and its number among those written the same
 
@@ -62,7 +62,7 @@ class Running:
 
     async def _start(self, sockets: Sequence[BoundSockets | None]) -> None:
         await self._parts.start(_parts(self.configuration))
-        _check_methods(self.configuration)
+        check_methods(self.configuration)
         for (key, listener), given in zip(_keyed(self.configuration.listeners), sockets, strict=True):
             await self._listen(key, listener, given or await _bound(listener))
         self.observed.state = ""
@@ -169,7 +169,7 @@ class Running:
 
     async def _ready_for(self, configuration: Configuration) -> list[tuple[_Key, Listener, BoundSockets]]:
         """Do all that may fail, and then change options and handlers where a listener stays; return those to add."""
-        _check_methods(configuration)
+        check_methods(configuration)
         wanted = _keyed(configuration.listeners)
         added = [(key, listener) for key, listener in wanted if key not in self._bound]
         leaving = [address for address, number in self._bound if (address, number) not in dict(wanted)]
@@ -262,15 +262,17 @@ def logins(configuration: Configuration) -> dict[str, Any]:
     return {"on_auth": users.on_auth, "on_scram": users.on_scram}
 
 
-def _check_methods(configuration: Configuration) -> None:
+def check_methods(configuration: Configuration) -> None:
     """Raise ConfigurationError where mechanisms are announced by which nobody could log in."""
     for listener in configuration.listeners:
         if not configuration.users or "AUTH" in listener.options.disabled_commands:
             continue
+        known = ", ".join(chain(configuration).methods())
+        if not known:
+            raise ConfigurationError(f"{configuration.users[0].source}: none of the users can log in by anything")
         unknown = chain(configuration).cannot(map(str, listener.options.auth_methods))
         if unknown and configuration.states_methods(listener):
             place = listener.source if "auth_methods" in listener.overrides else configuration.sources["auth_methods"]
-            known = ", ".join(chain(configuration).methods()) or "nothing"
             raise ConfigurationError(
                 f"{place}: none of the users can log in by {', '.join(unknown)} (auth_methods), but by {known}"
             )

@@ -39,7 +39,7 @@ async def authenticate(asking: Asking, argument: str) -> object:
         refusal = reply.from_reject(reject, reply.BAD_CREDENTIALS)
         await exchange.note_failure(counts=refusal.code >= 500)
         raise Refused(refusal) from reject
-    asking.session.username = exchange.username or (user if isinstance(user, str) else None)
+    asking.session.username = exchange.own_name or exchange.username or (user if isinstance(user, str) else None)
     _log(asking, "authenticated as %s", asking.session.username)
     return user
 
@@ -71,6 +71,7 @@ class _Exchange:
         self.host: str = asking.service.options.name
         self.session: Session = asking.session
         self.username: str | None = None  # who it is about, as far as that is known
+        self.own_name: str | None = None  # the account's own name, where `on_auth` has told it
         self._has_failed = False
 
     @property
@@ -102,7 +103,10 @@ class _Exchange:
 
     async def verify(self, request: AuthRequest) -> object:
         await self._is_about(request.username)
-        user = await self.asking.verify(request)
+        try:
+            user = await self.asking.verify(request)
+        finally:  # until all of the exchange has succeeded nobody is logged in
+            self.own_name, self.session.username = self.session.username, None
         await self._check_rates()
         return user
 

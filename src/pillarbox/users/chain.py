@@ -44,7 +44,15 @@ class Chain:
         return [method for method in methods if method not in known and not (gives_keys and _is_scram(method))]
 
     async def on_auth(self, auth: AuthRequest, session: Session) -> str | None:
-        """Return the name that the first backend gives who knows the credential; None where none does."""
+        """Return the name that the first backend gives who knows the credential; None where none does.
+
+        It is the session's ``username`` too: log, ``Received`` and rates are to be about the account, however its name
+        was written.
+        """
+        session.username = user = await self._user(auth, session)
+        return user
+
+    async def _user(self, auth: AuthRequest, session: Session) -> str | None:
         if auth.method == "XCLIENT":
             return auth.username  # a proxy that is trusted with the client's address is trusted with its name too
         if _is_scram(auth.method):

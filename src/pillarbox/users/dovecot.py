@@ -181,10 +181,11 @@ class _Connection:
         mechanisms = set()
         version = ""
         while (line := await self._line())[0] != "DONE":
-            if line[0] == "VERSION":
-                version = line[1]
-            elif line[0] == "MECH":
-                mechanisms.add(line[1])
+            name, value, *_ = (*line, "")
+            if name == "VERSION":
+                version = value
+            elif name == "MECH":
+                mechanisms.add(value)
         if version != "1":
             raise ValueError(f"Dovecot speaks version {version or '?'} of its protocol, and not 1")
         if "PLAIN" not in mechanisms:

@@ -36,11 +36,17 @@ def change(path: Path, edit: Callable[[list[str]], Sequence[str]], *, make: bool
     OSError, TimeoutError where another program keeps the file locked, and what ``edit`` raises: then nothing changes.
     """
     real = Path(os.path.realpath(path))  # not the symbolic link is replaced, but what it leads to
+    is_new = not real.exists()
     with _locked(real, make=make) as status:
-        before = lines_of(real)
-        after = list(edit(before))
-        if after != before:
-            _replace(real, "".join(f"{line}\n" for line in after), status)
+        try:
+            before = lines_of(real)
+            after = list(edit(before))
+            if after != before:
+                _replace(real, "".join(f"{line}\n" for line in after), status)
+        except BaseException:
+            if is_new and not status.st_size:  # made here; who waits for the lock makes it again
+                real.unlink(missing_ok=True)
+            raise
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from pillarbox import ConfigurationError
+from pillarbox.program.paths import expanded
+from pillarbox.program.settings import is_http_url
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +35,8 @@ def check_url(url: str) -> None:
         raise ConfigurationError(
             f"users: {parts.scheme}://…@{parts.hostname}: put what is secret into the setting token"
         )
-    if not parts.hostname or parts.scheme.lower() not in ("http", "https"):
-        raise ConfigurationError(f"{url!r} names no host: write https://HOST/PATH")
+    if not is_http_url(url):
+        raise ConfigurationError(f"{url!r} names no host, or has a space in it: write https://HOST/PATH")
 
 
 def http_session(
@@ -71,7 +73,7 @@ def _context(url: str, ca: str | None) -> ssl.SSLContext | bool:
     if ca is None:
         return True
     try:
-        return ssl.create_default_context(cafile=ca)
+        return ssl.create_default_context(cafile=expanded(ca))
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(f"{url}: ca: {ca} cannot be used: {error.strerror or error}") from error
 

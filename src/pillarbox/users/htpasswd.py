@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
+from hashlib import shake_256
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -45,10 +47,10 @@ class HtpasswdUsers(Users):
 
     def __init__(self, url: str, settings: HtpasswdSettings) -> None:
         super().__init__(url, settings)
-        self._file = WatchedFile(local_path(url), self._parsed)
+        self._file = WatchedFile(local_path(url), self._parsed, whole=_ends)
         self.path = self._file.path
         self._checking = Checking(settings.parallel)
-        self._methods: tuple[str, ...] = ()
+        self._methods: tuple[str, ...] = PASSWORD_METHODS
         self._accounts: Accounts | None = None
 
     def same_as(self, other: Users) -> bool:
@@ -58,7 +60,7 @@ class HtpasswdUsers(Users):
     def announces_its_file(self) -> bool:
         """Whether ``methods`` are still those of what the file holds; also where it is no good file now."""
         try:
-            accounts = self._file.current()
+            accounts = self._file.current(patient=False)  # the event loop waits
         except OSError:
             return True
         return bool(accounts.problems) or self._methods == _methods(accounts)
@@ -78,7 +80,7 @@ class HtpasswdUsers(Users):
         self._methods = _methods(accounts)
 
     def methods(self) -> tuple[str, ...]:
-        """Return those of passwords, and those of SCRAM that all users had keys for at the start, or a reload."""
+        """Return those of passwords, and those of SCRAM for which all users had keys at the start, or a reload."""
         return self._methods
 
     async def authenticate(self, auth: AuthRequest, session: Session) -> str | None:
@@ -101,16 +103,17 @@ class HtpasswdUsers(Users):
         return account.scram_keys() if account is not None else ()
 
     def keys_of_nobody(self, username: str) -> Sequence[ScramKeys]:
-        """Return keys with as many iterations as those of a user."""
+        """Return keys with as many iterations, and as long a salt, as those of a user."""
         accounts = self._accounts
         like = accounts.somebody(username, with_keys=True) if accounts is not None else None
         if accounts is None or like is None:
             return ()
         secret = accounts.salt
-        return [
-            ScramKeys.of_nobody(username, hash=keys.hash, iterations=keys.iterations, secret=secret)
+        nobody = [
+            (keys, ScramKeys.of_nobody(username, hash=keys.hash, iterations=keys.iterations, secret=secret))
             for keys in like.scram_keys()
         ]
+        return [replace(made, salt=shake_256(made.salt).digest(len(keys.salt))) for keys, made in nobody]
 
     async def close(self) -> None:
         """End the threads."""
@@ -141,6 +144,11 @@ class HtpasswdUsers(Users):
             _log.warning(
                 "%s: SCRAM is announced until a reload (SIGHUP), and has no keys of: %s", self._file.path, names
             )
+
+
+def _ends(content: bytes) -> bool:
+    """Whether this is no file that is being written: such a one is empty, or ends within a line."""
+    return content.endswith(b"\n")
 
 
 def _methods(accounts: Accounts) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, SecretStr
 
 from pillarbox import ConfigurationError, log_fields
+from pillarbox.program.paths import looks
 from pillarbox.users.contract import PASSWORD_METHODS, TOKEN_METHODS, Settings, Users, acts_as_itself, unavailable
 from pillarbox.users.fetching import check_url, http_session, read_at_most
 
@@ -37,7 +38,7 @@ class HTTPSettings(Settings):
     token: SecretStr | None = None
     timeout: float = Field(default=10.0, gt=0)
     ca: str | None = None
-    methods: list[str] = Field(default=list(PASSWORD_METHODS))
+    methods: list[str] = Field(default=list(PASSWORD_METHODS), min_length=1)
 
 
 class HTTPUsers(Users):
@@ -55,6 +56,11 @@ class HTTPUsers(Users):
         if token is not None and not (token.get_secret_value().isascii() and token.get_secret_value().isprintable()):
             raise ConfigurationError(f"{url}: token: a header cannot hold it: only printable ASCII can be sent")
         self._http: aiohttp.ClientSession | None = None
+        self.files = looks(settings.ca)
+
+    def same_as(self, other: Users) -> bool:
+        """Whether the other has the same authorities too, also those in the file."""
+        return isinstance(other, HTTPUsers) and super().same_as(other) and self.files == other.files
 
     async def start(self) -> None:
         """Make ready; the endpoint is not asked before there is a login."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError, Reject, log_fields, saslprep
+from pillarbox.program.paths import looks
 from pillarbox.users.contract import TOKEN_METHODS, Settings, Users, unavailable
 from pillarbox.users.keysets import FileKeys, KeysUnavailable, URLKeys
 
@@ -67,6 +68,11 @@ class JWTUsers(Users):
             self._keys = URLKeys(place, timeout=settings.timeout, ca=settings.ca)
         else:
             self._keys = FileKeys(url)
+        self.files = looks(settings.ca)
+
+    def same_as(self, other: Users) -> bool:
+        """Whether the other has the same authorities too, also those in the file."""
+        return isinstance(other, JWTUsers) and super().same_as(other) and self.files == other.files
 
     async def start(self) -> None:
         """Read the key set; one that cannot be reached now is read later."""
@@ -91,6 +97,8 @@ class JWTUsers(Users):
         except (jwt.PyJWTError, ValueError, RecursionError):
             return None  # no JWT
         if claimed.get("iss") != self.settings.issuer:
+            # Not what it says: nobody has vouched for that yet.
+            _log.debug("%s: a token of another issuer", self.url, extra=log_fields(session, "users", "auth"))
             return None
         try:
             user = self._user(await self._verified(token, header))
@@ -139,7 +147,8 @@ class JWTUsers(Users):
         if any(each not in given for each in self.settings.scopes):
             raise _MissingScopeError
         claim = self.settings.user_claim
-        if claim == "email" and claims.get("email_verified") is False:
+        # OpenID Connect has a boolean there; some issuers write it as a text.
+        if claim == "email" and claims.get("email_verified") in (False, "false", "False"):
             raise ValueError("the e-mail address is not verified")
         user = claims[claim]
         if not isinstance(user, str) or not (prepared := _prepared(user)):

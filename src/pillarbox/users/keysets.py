@@ -82,7 +82,7 @@ class URLKeys:
         self._fetching = asyncio.Lock()
         self._keys: list[dict[str, Any]] | None = None
         self._got = self._asked = float("-inf")  # when the last set came; when it was last asked for
-        self._failure = "not asked for yet"
+        self._failure = "not asked for yet"  # of the last request; empty where it brought keys
 
     async def start(self) -> None:
         self._http = http_session(self._url, headers={}, timeout=self._timeout, ca=self._ca)
@@ -102,7 +102,12 @@ class URLKeys:
             return _made(chosen(self._current(), name, algorithm), algorithm)
         except UnknownKeyError:
             await self._refresh()
+        try:
             return _made(chosen(self._current(), name, algorithm), algorithm)
+        except UnknownKeyError:
+            if self._failure:  # the set that could not be had may hold it
+                raise KeysUnavailable(self._failure) from None
+            raise
 
     def _current(self) -> list[dict[str, Any]]:
         if self._keys is None or time.monotonic() - self._got > LONGEST_LIFE:
@@ -122,7 +127,7 @@ class URLKeys:
                 if self._keys is not None:
                     _log.warning("%s: the old keys are used, the new cannot be had: %s", self._url, self._failure)
             else:
-                self._got = time.monotonic()
+                self._got, self._failure = time.monotonic(), ""
 
     async def _fetched(self) -> bytes:
         assert self._http is not None, "start() comes first"  # noqa: S101

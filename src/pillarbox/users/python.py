@@ -8,11 +8,11 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from pillarbox import ConfigurationError
 from pillarbox.program.objects import object_of
-from pillarbox.users.contract import PASSWORD_METHODS, Settings, Users
+from pillarbox.users.contract import PASSWORD_METHODS, TOKEN_METHODS, Settings, Users
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from pillarbox import AuthRequest, ScramKeys, Session
 
 __all__ = ["class_of"]
+
+# Not SCRAM: a function has no keys to give out.
+_METHODS = (*PASSWORD_METHODS, *TOKEN_METHODS, "CRAM-MD5", "EXTERNAL", "ANONYMOUS")
 
 
 def class_of(url: str) -> type[Users]:
@@ -63,7 +66,15 @@ class _Object(Users):
 class _FunctionSettings(Settings):
     """methods: what the function verifies."""
 
-    methods: list[str] = Field(default=list(PASSWORD_METHODS))
+    methods: list[str] = Field(default=list(PASSWORD_METHODS), min_length=1)
+
+    @field_validator("methods")
+    @classmethod
+    def _known(cls, given: list[str]) -> list[str]:
+        for name in given:
+            if name not in _METHODS:
+                raise ValueError(f"a function cannot verify {name!r}, only {', '.join(_METHODS)}")
+        return given
 
 
 class _Function(Users):
