@@ -110,17 +110,17 @@ def _instead_of(option: str) -> str | None:
 @click.option("--trace-addresses", is_flag=True, default=None, hidden=True)  # the help is to fit a screen
 def serve(**arguments: Any) -> None:
     """Run the command; what is wrong with its configuration becomes one message."""
-    from pillarbox.program.run import ProgramFailed, run
+    with _signals_before_the_start():
+        from pillarbox.program.run import ProgramFailed, run
 
-    try:
-        with _signals_before_the_start():
+        try:
             configuration = configured(**arguments)
             log_to_stderr(configuration.program)
             run(configuration)
-    except ConfigurationError as error:
-        raise Failure(str(error)) from error
-    except ProgramFailed as error:
-        raise click.ClickException(str(error)) from error
+        except ConfigurationError as error:
+            raise Failure(str(error)) from error
+        except ProgramFailed as error:
+            raise click.ClickException(str(error)) from error
 
 
 @contextmanager
