@@ -174,6 +174,17 @@ class TestTargetsOfOldSessions:
         assert run.program.end() == 0
         assert (tmp_path / "closed").read_text() == "closed "
 
+    def test_one_that_is_named_twice_is_not_closed_once(self, start: Start, tmp_path: Path) -> None:
+        text = LISTEN + (TARGET + "recipients = ['*@{}']\n").format("the_place", "example.com")
+        text += (TARGET + "recipients = ['*@{}']\n").format("the_place", "example.net")
+        run = Configured(start, tmp_path, text)
+        run.change(text)
+        with smtplib.SMTP("127.0.0.1", run.port, "client.example.org", timeout=WAIT) as smtp:
+            smtp.sendmail("a@example.org", ["b@example.com", "b@example.net"], b"Subject: x\r\n\r\nbody\r\n")
+        assert not (tmp_path / "closed").exists()
+        assert run.program.end() == 0
+        assert (tmp_path / "closed").read_text() == "closed "
+
     def test_one_that_comes_back_before_they_have_ended_goes_on(self, start: Start, tmp_path: Path) -> None:
         with_it = LISTEN + TARGET.format("the_place")
         run = Configured(start, tmp_path, with_it)

@@ -38,7 +38,8 @@ class Running:
     """A configuration that is served. ``options`` are the server's beside those of the configuration."""
 
     def __init__(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
-        self.configuration = configuration
+        self._parts = Parts()
+        self.configuration = configuration = self._with_running(configuration)
         self._given = options
         self._changing = asyncio.Lock()  # one change after the other: SIGHUP, and files that are new
         self._changes: asyncio.Task[Any] | None = None  # who has it
@@ -52,7 +53,6 @@ class Running:
         self.observed = Observed(self.server, configuration, self.receiver)
         self._bound: dict[_Key, BoundSockets] = {}  # what is listened on
         self._closed: set[int] = set()  # descriptors that were handed over, and closed when their listeners went
-        self._parts = Parts()
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
         """Start targets and users, and then accept connections; sockets: for each listener what was bound."""
@@ -142,17 +142,18 @@ class Running:
     def _with_running(self, configuration: Configuration) -> Configuration:
         """Return a configuration with the targets and users that run already in place of those that are the same.
 
-        Also those that are to retire: an object of the user's own that two of them had would be closed with the first.
+        Also those that are to retire, and what is named twice is one: an object of the user's own that two of them had
+        would be closed with the first.
         """
         running: list[Any] = self._parts.usable
-        routes = []
-        for route in configuration.routes:
-            target = next((each for each in running if isinstance(each, Target) and route.target.same_as(each)), None)
-            routes.append(dataclasses.replace(route, target=target or route.target))
-        backends = []
-        for backend in configuration.users:
-            users = next((each for each in running if isinstance(each, Users) and backend.users.same_as(each)), None)
-            backends.append(dataclasses.replace(backend, users=users or backend.users))
+
+        def one_of(kind: type, part: Any) -> Any:
+            found = next((each for each in running if isinstance(each, kind) and part.same_as(each)), part)
+            running.append(found)
+            return found
+
+        routes = [dataclasses.replace(each, target=one_of(Target, each.target)) for each in configuration.routes]
+        backends = [dataclasses.replace(each, users=one_of(Users, each.users)) for each in configuration.users]
         return dataclasses.replace(configuration, routes=tuple(routes), users=tuple(backends))
 
     # --- Listeners
@@ -246,11 +247,13 @@ def _keyed(listeners: Iterable[Listener]) -> list[tuple[_Key, Listener]]:
 
 
 def _parts(configuration: Configuration) -> list[tuple[Target | Users, str]]:
-    """Return all that is started and closed, each with its place in the configuration."""
-    return [
-        *((backend.users, backend.source) for backend in configuration.users),
-        *((route.target, route.source) for route in configuration.routes),
-    ]
+    """Return all that is started and closed, each once, with its first place in the configuration."""
+    found: dict[int, tuple[Target | Users, str]] = {}
+    for backend in configuration.users:
+        found.setdefault(id(backend.users), (backend.users, backend.source))
+    for route in configuration.routes:
+        found.setdefault(id(route.target), (route.target, route.source))
+    return list(found.values())
 
 
 # --- Who may log in
