@@ -346,6 +346,15 @@ class TestFailures:
             line = failed(start, "--config", str(file))
             assert line.startswith(f"Error: {file}, [[listen]] 2: cannot listen on 127.0.0.1:{port}: ")
 
+    def test_a_descriptor_of_a_connection(self, start: Start) -> None:
+        ours, its = socket.socketpair()
+        with ours, its:
+            line = failed(start, "--listen", f"fd:{its.fileno()}", fds=(its.fileno(),))
+        assert line.endswith(
+            ": invalid argument (a descriptor has to be of a socket that can listen;"
+            " [fe80::…] needs its interface, as [fe80::1%eth0]:25)"
+        )
+
     def test_a_locale_without_the_characters_of_a_path(self, start: Start, tmp_path: Path) -> None:
         ascii_only = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *MODULE]
         (tmp_path / "mail.toml").write_text("[[deliver]]\nurl = 'maildir:\u00fc'\n", encoding="utf-8")

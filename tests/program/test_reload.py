@@ -62,6 +62,9 @@ class Slow(Place):
             await asyncio.sleep(0.01)
 
 
+the_place = Place("python:places:the_place", None)
+
+
 class HangsInThread(Place):
     async def close(self):
         await asyncio.to_thread(time.sleep, 3600)
@@ -170,6 +173,32 @@ class TestTargetsOfOldSessions:
         time.sleep(0.1)
         assert run.program.end() == 0
         assert (tmp_path / "closed").read_text() == "closed "
+
+    def test_one_that_is_named_twice_is_not_closed_once(self, start: Start, tmp_path: Path) -> None:
+        text = LISTEN + (TARGET + "recipients = ['*@{}']\n").format("the_place", "example.com")
+        text += (TARGET + "recipients = ['*@{}']\n").format("the_place", "example.net")
+        run = Configured(start, tmp_path, text)
+        run.change(text)
+        with smtplib.SMTP("127.0.0.1", run.port, "client.example.org", timeout=WAIT) as smtp:
+            smtp.sendmail("a@example.org", ["b@example.com", "b@example.net"], b"Subject: x\r\n\r\nbody\r\n")
+        assert not (tmp_path / "closed").exists()
+        assert run.program.end() == 0
+        assert (tmp_path / "closed").read_text() == "closed "
+
+    def test_one_that_comes_back_before_they_have_ended_goes_on(self, start: Start, tmp_path: Path) -> None:
+        with_it = LISTEN + TARGET.format("the_place")
+        run = Configured(start, tmp_path, with_it)
+        with smtplib.SMTP("127.0.0.1", run.port, "client.example.org", timeout=WAIT) as smtp:
+            assert smtp.noop()[0] == 250
+            run.change(LISTEN + TARGET.format("Place"))
+            run.change(with_it)
+        until((tmp_path / "closed").exists)  # the one between
+        with socket.create_connection(("127.0.0.1", run.port), timeout=WAIT) as sock:
+            self.speak(sock)
+        run.change(LISTEN + TARGET.format("Place"))
+        until(lambda: (tmp_path / "closed").read_text() == "closed closed ")
+        assert run.program.end() == 0
+        assert (tmp_path / "closed").read_text() == "closed closed closed "
 
 
 class TestListeners:

@@ -23,6 +23,7 @@ _ADVICE = {
     "EPERM": "choose a port above 1023 or a folder you may write to, or let the service manager open it (fd:N)",
     "EBADF": "nothing was handed over on that descriptor",
     "ENOTSOCK": "what was handed over on that descriptor is no socket",
+    "EINVAL": "a descriptor has to be of a socket that can listen; [fe80::…] needs its interface, as [fe80::1%eth0]:25",
     "ENOENT": "make the folder first",
 }
 

@@ -37,6 +37,7 @@ class Parts:
         self.running: list[Part] = []
         self._closing: dict[int, asyncio.Task[None]] = {}
         self._retiring: set[asyncio.Task[None]] = set()
+        self._retired: dict[int, object] = {}  # which of them is to close each part that nothing new uses
 
     async def start(self, parts: Sequence[tuple[Part, str]], seconds: float | None = None) -> None:
         """Start all or none; raise ConfigurationError, with the place, where one cannot or the time is over."""
@@ -54,12 +55,27 @@ class Parts:
             await self.close(part for part, _ in parts)
             raise
 
-    def retire(self, parts: Sequence[Part], unused: Callable[[], Awaitable[None]]) -> None:
-        """Close these when ``unused`` returns, at some time."""
+    @property
+    def usable(self) -> list[Part]:
+        """Those that run, without those that are being closed."""
+        return [part for part in self.running if id(part) not in self._closing]
+
+    def keep(self, parts: Iterable[Part]) -> None:
+        """Let these run on that were to retire: something new uses them again."""
+        for part in parts:
+            self._retired.pop(id(part), None)
+
+    def retire(self, kept: Iterable[Part], unused: Callable[[], Awaitable[None]]) -> None:
+        """Close all but those that are kept when ``unused`` returns, at some time, unless they are kept again."""
+        known = {id(part) for part in kept} | self._retired.keys()
+        parts, this = [part for part in self.running if id(part) not in known], object()
+        self._retired.update((id(part), this) for part in parts)
+        if not parts:
+            return
 
         async def retiring() -> None:
             await unused()
-            await self.close(parts)
+            await self.close([part for part in parts if self._retired.get(id(part)) is this])
 
         task = asyncio.create_task(retiring())
         self._retiring.add(task)
@@ -91,6 +107,7 @@ class Parts:
             _log.error("%s: %s while it closed: %s", part.url, type(error).__name__, error, exc_info=error)
         finally:
             del self._closing[id(part)]
+            self._retired.pop(id(part), None)
             self.running = [each for each in self.running if each is not part]
 
 

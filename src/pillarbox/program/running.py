@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, SMTPServer
+from pillarbox.deliver import Target
 from pillarbox.program import parts
 from pillarbox.program.advice import cannot_listen
 from pillarbox.program.logs import log_to_stderr
@@ -19,14 +20,12 @@ from pillarbox.program.observed import Observed
 from pillarbox.program.parts import Parts
 from pillarbox.program.receiver import Receiver
 from pillarbox.program.systemd import handed_over
-from pillarbox.users import Chain
+from pillarbox.users import Chain, Users
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from pillarbox.cli.config import Configuration, Listener
-    from pillarbox.deliver import Target
-    from pillarbox.users import Users
 
 __all__ = ["Running", "bound_sockets", "check_methods", "logins", "resolved"]
 
@@ -39,7 +38,8 @@ class Running:
     """A configuration that is served. ``options`` are the server's beside those of the configuration."""
 
     def __init__(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
-        self.configuration = configuration
+        self._parts = Parts()
+        self.configuration = configuration = self._with_running(configuration)
         self._given = options
         self._changing = asyncio.Lock()  # one change after the other: SIGHUP, and files that are new
         self._changes: asyncio.Task[Any] | None = None  # who has it
@@ -53,7 +53,6 @@ class Running:
         self.observed = Observed(self.server, configuration, self.receiver)
         self._bound: dict[_Key, BoundSockets] = {}  # what is listened on
         self._closed: set[int] = set()  # descriptors that were handed over, and closed when their listeners went
-        self._parts = Parts()
 
     async def start(self, sockets: Sequence[BoundSockets | None]) -> None:
         """Start targets and users, and then accept connections; sockets: for each listener what was bound."""
@@ -94,6 +93,14 @@ class Running:
 
     async def _go_over(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
         configuration = self._with_running(configuration)
+        self._parts.keep(part for part, _ in _parts(configuration))
+        try:
+            await self._replace(configuration, options)
+        finally:
+            in_use = [part for part, _ in _parts(self.configuration)]
+            self._parts.retire(in_use, self.server.old_connections_ended)
+
+    async def _replace(self, configuration: Configuration, options: Mapping[str, Any]) -> None:
         new = [(part, source) for part, source in _parts(configuration) if part not in self._parts.running]
         await self._parts.start(new, parts.START_TIME)
         before, self._given = self._given, options
@@ -114,10 +121,6 @@ class Running:
             raise
         finally:
             self._finishing = None
-        kept = {id(part) for part, _ in _parts(configuration)}
-        unwanted = [part for part in self._parts.running if id(part) not in kept]
-        if unwanted:
-            self._parts.retire(unwanted, self.server.old_connections_ended)
 
     async def close(self) -> None:
         """Stop accepting, let running transactions finish, and give back everything."""
@@ -137,17 +140,20 @@ class Running:
     # --- Targets and users
 
     def _with_running(self, configuration: Configuration) -> Configuration:
-        """Return a configuration with the targets and users that run already in place of those that are the same."""
-        targets = [route.target for route in self.configuration.routes]
-        routes = []
-        for route in configuration.routes:
-            target = next((each for each in targets if route.target.same_as(each)), route.target)
-            routes.append(dataclasses.replace(route, target=target))
-        known = [backend.users for backend in self.configuration.users]
-        backends = []
-        for backend in configuration.users:
-            users = next((each for each in known if backend.users.same_as(each)), backend.users)
-            backends.append(dataclasses.replace(backend, users=users))
+        """Return a configuration with the targets and users that run already in place of those that are the same.
+
+        Also those that are to retire, and what is named twice is one: an object of the user's own that two of them had
+        would be closed with the first.
+        """
+        running: list[Any] = self._parts.usable
+
+        def one_of(kind: type, part: Any) -> Any:
+            found = next((each for each in running if isinstance(each, kind) and part.same_as(each)), part)
+            running.append(found)
+            return found
+
+        routes = [dataclasses.replace(each, target=one_of(Target, each.target)) for each in configuration.routes]
+        backends = [dataclasses.replace(each, users=one_of(Users, each.users)) for each in configuration.users]
         return dataclasses.replace(configuration, routes=tuple(routes), users=tuple(backends))
 
     # --- Listeners
@@ -241,11 +247,13 @@ def _keyed(listeners: Iterable[Listener]) -> list[tuple[_Key, Listener]]:
 
 
 def _parts(configuration: Configuration) -> list[tuple[Target | Users, str]]:
-    """Return all that is started and closed, each with its place in the configuration."""
-    return [
-        *((backend.users, backend.source) for backend in configuration.users),
-        *((route.target, route.source) for route in configuration.routes),
-    ]
+    """Return all that is started and closed, each once, with its first place in the configuration."""
+    found: dict[int, tuple[Target | Users, str]] = {}
+    for backend in configuration.users:
+        found.setdefault(id(backend.users), (backend.users, backend.source))
+    for route in configuration.routes:
+        found.setdefault(id(route.target), (route.target, route.source))
+    return list(found.values())
 
 
 # --- Who may log in
