@@ -312,7 +312,7 @@ class TestRefusals:
             (b"550 5.7.1 not you\r\n", "550 5.7.1 not you"),
             (b"550 4.7.1 a status of another class\r\n", "550 4.7.1 a status of another class"),
             (b"452 full\r\n", "452 full"),
-            (b"554\r\n", "554"),
+            (b"554\r\n", "554 Error: refused by the next server"),
             (b"530 5.7.0 authenticate first\r\n", NOT_NOW),
             (b"503 5.5.1 bad sequence\r\n", "451 4.5.0 Error: the message cannot be handed on now, try again later"),
             (b"354 go on\r\n", "451 4.5.0 Error: the message cannot be handed on now, try again later"),
@@ -326,6 +326,30 @@ class TestRefusals:
             [answer] = await target.deliver(message(SIMPLE))
             assert isinstance(answer, Reject)
             assert str(answer) == heard
+
+    async def test_a_reply_without_measure_is_cut(self, caplog: pytest.LogCaptureFixture) -> None:
+        line = b"550-%s\r\n" % (b"x" * 8000)
+        async with next_server(end=line * 90 + b"550 x\r\n") as there, relay(there.url()) as target:
+            [answer] = await target.deliver(message(SIMPLE))
+            assert 900 < len(str(answer)) < 1100
+            there.answers["MAIL"] = line.replace(b"550", b"421") * 90 + b"421 x\r\n"
+            assert await refused(target) == LOST
+            assert 900 < len(caplog.messages[-1]) < 1200
+
+    async def test_refusals_hold_when_the_server_has_enough_of_them(self) -> None:
+        def rcpt(heard: Any) -> bytes:
+            wrong = sum(command.startswith("RCPT TO:<no") for command in heard.commands)
+            return b"421 too many errors\r\n" if wrong > 2 else b"550 no\r\n" if wrong else b"250 ok\r\n"
+
+        for hello in (EHLO, b"250 next.example\r\n"):
+            async with next_server(EHLO=hello, RCPT=rcpt) as there, relay(there.url(), QUICK) as target:
+                session = session_for("b@x.example", *[f"no{n}@x.example" for n in range(4)])
+                answers = await target.deliver(message(SIMPLE, session=session))
+                assert shown(answers) == ["550 <no0@x.example>: no"] * 5, "else it is tried again for days"
+                session.lmtp = True
+                answers = await target.deliver(message(SIMPLE, session=session))
+                assert shown(answers) == [LOST, "550 no", "550 no", LOST, LOST]
+                assert not any(heard.data for heard in there.heard)
 
     async def test_a_refusal_keeps_the_connection(self) -> None:
         answers = iter([b"550 no\r\n", b"250 ok\r\n"])
@@ -456,6 +480,15 @@ class TestConnections:
             for _ in range(2):
                 assert shown(await target.deliver(message(SIMPLE))) == [f"{target.url} (250 queued as 1)"]
             assert [heard.ended for heard in there.heard] == [True, True]
+
+    @pytest.mark.parametrize("scheme", ["smtp", "lmtp"])
+    async def test_a_reply_too_many_is_not_that_to_the_next_command(self, scheme: str) -> None:
+        async with next_server(end=b"250 one\r\n250 two\r\n") as there, relay(there.url(scheme), verify=True) as target:
+            await target.deliver(message(SIMPLE))
+            there.answers["RCPT"] = b"550 no\r\n"
+            session = session_for()
+            with pytest.raises(Reject, match="550"):
+                await target.verify(session.envelope.rcpt_to[0], session)
 
     async def test_a_server_that_says_421_to_everyone(self) -> None:
         async with next_server(MAIL=b"421 go away\r\n") as there, relay(there.url()) as target:
