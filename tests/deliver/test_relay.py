@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import random
 import re
+import socket
 import ssl
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from messages import begun, message, session_for
 from next_server import CLOSES, EHLO, HANGS, next_server
@@ -467,6 +473,56 @@ class TestConnections:
                 await target.deliver(message(SIMPLE))
             assert [heard.verbs().count("DATA") for heard in there.heard] == [1, 1]
 
+    async def test_who_takes_leave_counts_too(self) -> None:
+        """A server that does not answer QUIT has no more connections than it may have."""
+        at_once = most = 0
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal at_once, most
+            at_once += 1
+            most = max(at_once, most)
+            writer.write(b"220 x\r\n")
+            with suppress(ConnectionError):
+                while line := await reader.readline():
+                    verb = line.split()[0]
+                    writer.write({b"DATA": b"354 go on\r\n", b"QUIT": b""}.get(verb, b"250 ok\r\n"))
+                    if verb == b"DATA":
+                        await reader.readuntil(b"\r\n.\r\n")
+                        writer.write(b"250 ok\r\n")
+            at_once -= 1
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, relay(url, QUICK, idle=0, connections=2) as target:
+            for _ in range(8):
+                assert shown(await target.deliver(message(SIMPLE))) == [f"{url} (250 ok)"]
+            assert most == 2
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue may answer")
+    async def test_an_address_that_does_not_answer_leaves_time_for_the_next(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with next_server() as there:
+            with ExitStack() as stack:
+                full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0)).getsockname()
+                for _ in range(3):  # more than may wait for accept(): whoever comes now is not answered
+                    waiting = stack.enter_context(socket.socket())
+                    waiting.setblocking(False)
+                    waiting.connect_ex(full)
+                places = [full, ("127.0.0.1", there.port)]
+
+                async def found(*_: Any, **__: Any) -> list[Any]:
+                    return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", place) for place in places]
+
+                monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", found)
+                async with relay("smtp://two.example", replace(QUICK, connect=1.0)) as target:
+                    assert shown(await target.deliver(message(SIMPLE))) == [f"{target.url} (250 queued as 1)"]
+                places.pop()
+                async with relay("smtp://two.example", QUICK) as target:
+                    assert await refused(target) == UNREACHABLE
+                    assert caplog.messages[-1] == "smtp://two.example: cannot connect: it does not answer"
+
     @pytest.mark.parametrize(
         "fault", [CLOSES, b"421 4.4.2 idle for too long\r\n", b"what?\r\n"], ids=["closed", "421", "garbage"]
     )
@@ -809,6 +865,26 @@ class TestLogin:
             with pytest.raises(ValueError, match="could leave in plain text"):
                 target_from_url(there.url(), login | {"tls": "if-offered"})
 
+    async def test_a_server_that_refuses_the_login_and_goes(self) -> None:
+        def auth(heard: Any) -> bytes:
+            return b"535 no\r\n" if heard.verbs().count("AUTH") == 1 else CLOSES
+
+        hello = b"250-next.example\r\n250 AUTH PLAIN LOGIN\r\n"
+        async with next_server(EHLO=hello, AUTH=auth) as there:
+            async with relay(there.url(), username="edge", password="x") as target:
+                assert [await refused(target) for _ in range(3)] == [NOT_NOW] * 3
+            assert len(there.heard) == 1, "each new attempt may lock the account"
+
+    async def test_a_server_that_repeats_what_it_does_not_know(self, caplog: pytest.LogCaptureFixture) -> None:
+        password = base64.b64encode(b"s3cret %").decode()
+        answers = {"AUTH": b"334 UGFzc3dvcmQ6\r\n", password: b"500 unknown: %s\r\n" % password.encode()}
+        hello = b"250-next.example\r\n250 AUTH LOGIN\r\n"
+        login: dict[str, Any] = {"username": "edge", "password": "s3cret %"}
+        async with next_server(EHLO=hello, **answers) as there, relay(there.url(), **login) as target:
+            assert await refused(target) == NOT_NOW
+        assert "it refuses the login: 500 unknown: ********" in caplog.text
+        assert password not in caplog.text
+
     @pytest.mark.parametrize(
         ("hello", "auth", "heard"),
         [
@@ -1024,6 +1100,7 @@ class TestConfiguration:
             ("smtp://", "write smtp://HOST:PORT"),
             ("smtps:/run/x", r"write smtps://HOST:PORT$"),
             ("smtp://host:port", "'smtp://host:port': write smtp://HOST:PORT"),
+            ("smtp://host:0", "write smtp://HOST:PORT"),
             ("smtp://host:99999", "write smtp://HOST:PORT"),
             ("smtp://host/x", "write smtp://HOST:PORT"),
             ("smtp://host?x=y", "write smtp://HOST:PORT"),
@@ -1079,6 +1156,23 @@ class TestConfiguration:
         with pytest.raises(ValueError, match=message):
             await target.start()
         await target.close()
+
+    def test_a_key_with_a_password_asks_nobody(self, tmp_path: Path) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"s3cret"))
+        (tmp_path / "cert.pem").write_bytes(ca_pem().encode() + encrypted)
+        script = "import sys; from pillarbox.deliver import relay_settings as r; r.place(r.parse_url('smtps://h'), "
+        script += "r.RelaySettings(cert=sys.argv[1], name='x'))"
+        command = [sys.executable, "-c", script, str(tmp_path / "cert.pem")]
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        ) as process:
+            try:
+                process.wait(30)  # its input stays open: whoever asks for a password waits
+            finally:
+                process.kill()
+            assert process.stderr is not None
+            assert "cert.pem: cannot be read: [ssl" in process.stderr.read()
 
     async def test_without_the_library(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import sys

@@ -35,7 +35,7 @@ class Limits:
     """
 
     # 4.5.3.2.1 has "Initial 220 Message: 5 Minutes", but a client waits so long for all of this: a minute is for
-    # connecting and the handshake, and one for the greeting.
+    # connecting, one for the handshake, and one for the greeting.
     connect: float = 60.0
     command: float = 300.0  # 4.5.3.2.2 and .3: "MAIL Command: 5 Minutes", "RCPT Command: 5 Minutes"
     data: float = 120.0  # 4.5.3.2.4: "DATA Initiation: 2 Minutes"
