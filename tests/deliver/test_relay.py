@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager, suppress
@@ -26,7 +27,7 @@ from messages import begun, message, session_for
 from next_server import CLOSES, EHLO, HANGS, next_server
 from pillarbox import ConfigurationError, MessageStream, Recipient, Reject, Session
 from pillarbox.cli.config import effective
-from pillarbox.deliver import Target, relay_pool, relay_settings, target_from_url
+from pillarbox.deliver import Message, Target, relay_pool, relay_settings, target_from_url
 from pillarbox.deliver import relay as relay_module
 from pillarbox.deliver.relay import Relay
 from pillarbox.deliver.relay_client import Limits
@@ -250,6 +251,39 @@ class TestStreaming:
             except Reject as refusal:
                 answers = [str(refusal)]
             assert answers == [heard]
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset takes with it what was not read")
+    async def test_a_server_that_refuses_and_closes_at_once_is_heard(self) -> None:
+        closed = threading.Event()
+
+        def serve(listening: socket.socket) -> None:
+            with listening.accept()[0] as client, client.makefile("rb", buffering=0) as lines:
+                client.sendall(b"220 x\r\n")
+                while line := lines.readline():
+                    client.sendall(b"354 go on\r\n" if line == b"DATA\r\n" else b"250 ok\r\n")
+                    if line == b"DATA\r\n":
+                        lines.read(1)
+                        client.sendall(b"552 5.3.4 too large\r\n")
+                        return  # what is left unread makes this a reset
+
+        def run(listening: socket.socket) -> None:
+            serve(listening)
+            closed.set()
+
+        async def blocks() -> AsyncIterator[bytes]:
+            for _ in range(READ_AHEAD // len(self.BLOCK) + 2):
+                yield self.BLOCK
+            closed.wait(10)  # in the event loop, which thus has read nothing of it
+            yield self.BLOCK
+
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=run, args=(listening,), daemon=True)
+            thread.start()
+            async with relay(f"smtp://127.0.0.1:{listening.getsockname()[1]}") as target:
+                session = session_for()
+                answers = await target.deliver(Message(session, session.envelope.rcpt_to, blocks()))
+            thread.join(10)
+        assert shown(answers) == ["552 5.3.4 too large"]
 
     async def test_a_server_that_does_not_read_on(self) -> None:
         async with next_server(early=HANGS) as there, relay(there.url(), QUICK) as target:

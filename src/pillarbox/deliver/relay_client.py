@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -159,7 +160,7 @@ class Connection:
             except _Answered:  # with 421, say (RFC 5321 3.8), or by going away
                 return answers.so_far()
             end = dots.end()
-            if answers.done:
+            if await self._has_answered(answers):
                 return answers.so_far()
             self._write(end)
             return await answers.all(self._limits.termination)
@@ -221,8 +222,22 @@ class Connection:
             raise Lost("it closed the connection")
         self._writer.write(octets)
 
+    async def _has_answered(self, answers: _Answers) -> bool:
+        if self._says_something():  # to write to one that refuses and closes would lose what it says
+            await answers.settle()
+        return answers.done
+
+    def _says_something(self) -> bool:
+        """Whether there is something to read that the event loop has not read yet."""
+        connection = self._writer.get_extra_info("socket")
+        if connection is None or connection.fileno() < 0 or not hasattr(select, "poll"):  # Windows has none
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     async def _push(self, octets: bytes, answers: _Answers) -> None:
-        if answers.done:
+        if await self._has_answered(answers):
             raise _Answered
         try:
             self._write(octets)
