@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 import os
@@ -322,6 +323,22 @@ class TestAuth:
             assert result.exit_code == 77
             assert "Error: the login of alice was refused: 535" in result.stderr
             assert server.verbs().count("AUTH") == 1
+
+    @pytest.mark.parametrize(
+        ("mechanism", "told"), [("LOGIN", PASSWORD), ("LOGIN", "abcdef"), ("PLAIN", f"\0{USER}\0{PASSWORD}")]
+    )
+    def test_a_server_that_repeats_what_it_does_not_know(
+        self, run: Run, saying: Callable[[bytes], int], tmp_path: Path, mechanism: str, told: str
+    ) -> None:
+        (tmp_path / "password").write_text(told.rpartition("\0")[2])
+        secret = base64.b64encode(told.encode()).decode()
+        replies = b"334 x\r\n" * (2 if mechanism == "LOGIN" else 0) + f"500 what is {secret}?\r\n".encode()
+        port = saying(f"220 x\r\n250-x\r\n250 AUTH {mechanism}\r\n".encode() + replies)
+        login = ("--server", f"smtp://{USER}@{HOST}:{port}", "--password-file", tmp_path / "password")
+        result = run("send", *TO, *login)
+        assert result.exit_code == 77
+        assert secret not in result.output
+        assert result.output.count("500 what is ********?") == 2
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -135,7 +135,7 @@ class Client(smtplib.SMTP):
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command, and show it."""
         verb, _, rest = cmd.partition(" ") if not args else (cmd, "", args)
-        self.transcript.command(verb.upper() if verb.isalpha() and len(verb) < 9 else verb, rest)
+        self.transcript.command(verb, rest)
         super().putcmd(cmd, args)
 
     def takes(self, blocks: Iterable[bytes]) -> bool:
