@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import gc
+import tracemalloc
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from pillarbox import Address, Recipient, Reject, Session
@@ -88,3 +90,15 @@ async def begun(target: Target, *parts: bytes, session: Session | None = None) -
     for part in parts:
         await delivery.write(part)
     return delivery
+
+
+def kept(action: Callable[[], object]) -> int:
+    """Return how much memory (octets) is still in use when something is over."""
+    gc.collect()
+    tracemalloc.start()
+    try:
+        action()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()

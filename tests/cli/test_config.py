@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -300,6 +301,23 @@ class TestArgumentErrors:
     def test_name_the_argument(self, arguments: dict[str, list[str]], message: str) -> None:
         with pytest.raises(ConfigurationError, match=message):
             effective(**arguments)  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("listen", "metrics", "twice"),
+        [
+            (["fd:smtp", "fd:3"], None, "^--listen: fd:3 is given twice"),
+            (["fd:3"], "fd:smtp", "^metrics: fd:smtp is given twice"),
+            ([":25"], ":25", "^metrics: :25 is given twice"),
+        ],
+    )
+    def test_an_address_in_two_forms_is_one(
+        self, monkeypatch: pytest.MonkeyPatch, listen: list[str], metrics: str | None, twice: str
+    ) -> None:
+        """Whoever closed one of the two sockets would close the other's descriptor."""
+        for name, value in (("PID", str(os.getpid())), ("FDS", "1"), ("FDNAMES", "smtp")):
+            monkeypatch.setenv(f"LISTEN_{name}", value)
+        with pytest.raises(ConfigurationError, match=twice):
+            effective(listen=listen, program={} if metrics is None else {"metrics": metrics})
 
     def test_the_one_that_is_wrong_is_named(self, write: Any) -> None:
         with pytest.raises(ConfigurationError, match=r"^--set size: "):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from program import MODULE, WAIT, Start
+from program import MODULE, WAIT, Program, Start
 
 MESSAGE = b"Subject: hello\r\nFrom: a@example.org\r\n\r\n.dot\r\nbody\r\n"
 STORED = MESSAGE.replace(b"\r\n", b"\n")
@@ -161,7 +161,7 @@ class TestDelivery:
             accept = ["*@example.com"]
         """)
         (tmp_path / "users").touch(mode=0o600)
-        program = start("--config", "mail.toml", "--set", "size=2000")
+        program = start("mail.toml", "--set", "size=2000")
         first, second = program.port(), program.port()
         send(first)
         assert b"by mx.example.com " in stored(tmp_path / "mail")[0]
@@ -284,6 +284,35 @@ class TestSignals:
         client.close()
         assert len(stored(tmp_path / "Maildir")) == 1
 
+    def configuring(self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
+        """Return a program that reads its configuration until there is a file ``go``."""
+        (tmp_path / "people.py").write_text(
+            "import pathlib, sys, time\nprint('reading', file=sys.stderr, flush=True)\n"
+            "while not pathlib.Path('go').exists():\n    time.sleep(0.01)\n"
+            "def login(auth, session):\n    return None\n"
+        )
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start("--listen", "127.0.0.1:0", "--users", "python:people:login")
+        program.line("^reading$")
+        return program
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+    def test_before_there_is_anything_to_end(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ) -> None:
+        program = self.configuring(start, tmp_path, monkeypatch)
+        assert program.end(number) == 0
+        assert program.lines == ["reading", ""]
+
+    def test_one_that_asks_to_read_again_what_is_just_read(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = self.configuring(start, tmp_path, monkeypatch)
+        program.process.send_signal(signal.SIGHUP)
+        (tmp_path / "go").touch()
+        program.line("^reloaded$")
+        assert program.end() == 0
+
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
     def test_a_second_one_ends_at_once(self, start: Start, number: int) -> None:
         program = start("--listen", "127.0.0.1:0", "--set", "close_timeout=600", "--set", "socket_timeout=600")
@@ -378,6 +407,8 @@ class TestFailures:
         ("arguments", "message"),
         [
             (("--config", "missing.toml"), "missing.toml: cannot be read: no such file or directory"),
+            (("missing.toml",), "missing.toml: cannot be read: no such file or directory"),
+            (("a.toml", "--config", "b.toml"), "FILE and --config are the same"),
             (("--set", "sise=1"), "--set sise: unknown option 'sise': did you mean 'size'?"),
             (("--set", "secured=true"), "--set secured: option secured: means nothing without secure = true"),
             (("--deliver", "maildr:x"), "--deliver: 'maildr:x': unknown scheme 'maildr': did you mean 'maildir'?"),
@@ -385,6 +416,21 @@ class TestFailures:
     )
     def test_arguments(self, start: Start, arguments: tuple[str, ...], message: str) -> None:
         assert failed(start, *arguments).startswith(f"Error: {message}")
+
+    @pytest.mark.parametrize("command", ["serve", "check"])
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--port", "25"], "--port: no such option: write --listen HOST:PORT"),
+            (["--max-clients=5"], "--max-clients: no such option: write --set max_clients=VALUE"),
+            (["--lissten", ":25"], "--listen"),
+            (["a.toml", "b.toml"], "unexpected extra argument (b.toml)"),
+        ],
+    )
+    def test_what_is_no_argument(self, command: str, arguments: list[str], message: str) -> None:
+        done = subprocess.run([*MODULE, command, *arguments], capture_output=True, text=True, check=False, timeout=WAIT)
+        assert done.returncode == 2
+        assert message in done.stderr
 
     def test_a_failed_start_serves_nobody(self, start: Start, tmp_path: Path) -> None:
         failed(start, "--set", "size=x")

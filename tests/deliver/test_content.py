@@ -7,6 +7,7 @@ from email.message import EmailMessage
 
 import pytest
 
+from messages import kept
 from pillarbox.deliver import content
 from pillarbox.deliver.content import HEADERS, LINES, PARTS, TEXT, Content, content_of
 
@@ -89,6 +90,11 @@ class TestText:
         message.set_content(html, subtype="html")
         assert content_of(bytes(message)).text.split() == ["Café", "a", "1", "<", "2", "<b"]
 
+    def test_html_with_a_character_of_no_number(self) -> None:
+        found = content_of(b"Subject: x\r\nContent-Type: text/html\r\n\r\n<p>Hello&#" + b"9" * 5000 + b";</p>")
+        assert found.subject == "x"
+        assert found.text.startswith(" Hello&#999")
+
     def test_of_a_forwarded_message(self) -> None:
         message = made("See below.")
         message.add_attachment(made("Inner text."))
@@ -169,6 +175,20 @@ class TestHostile:
         found = content_of(message)
         assert len(found.text) <= TEXT
         assert not caplog.records
+
+    def test_another_name_of_a_codec_that_is_no_charset(self) -> None:
+        """Decoded as what it says it is this takes 10 seconds and more."""
+        text = "a-" + "b9" * 100_000
+        assert content_of(b"Content-Type: text/plain; charset=-PUNYCODE-\r\n\r\n" + text.encode()).text == text
+
+    def test_what_it_calls_charsets_is_not_kept_for_ever(self) -> None:
+        """Python's codecs remember each name that they were asked for, whether there is one or not."""
+
+        def named(start: int) -> bytes:
+            return b"".join(b"X: =?no-such-charset-%d?q?x?=\r\n" % number for number in range(start, start + 1500))
+
+        content_of(named(0))
+        assert kept(lambda: content_of(named(1500))) < 50_000  # else 300,000
 
     def test_what_the_parser_cannot_read_is_a_line_in_the_log(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -11,12 +11,14 @@ import socket
 import stat
 import threading
 import time
+import tracemalloc
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from messages import Begun, begun, session_for
+from messages import Begun, begun, message, session_for
 from pillarbox import MessageStream
 from pillarbox.deliver import Message, maildir
 from pillarbox.deliver.disk import Threads
@@ -210,6 +212,23 @@ class TestDelivery:
         assert writing.stat().st_size > 9_000_000
         await delivery.commit()
         assert files(box) == holds(b"0123456789abcd\n" * 4096 * 160)
+
+    async def test_what_comes_by_two_octets_takes_no_more_memory(self, box: Maildir) -> None:
+        """As a client may send it: each block is an object, forty times as large as what it holds."""
+
+        async def trickling() -> AsyncIterator[bytes]:
+            for number in range(BUFFER // 2 - 1):
+                yield number.to_bytes(4)[2:]
+
+        trickle = message()
+        trickle._blocks = trickling()
+        tracemalloc.start()
+        try:
+            await box.deliver(trickle)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert peak < 6 * BUFFER
 
     @pytest.mark.promises(
         "Nothing is lost", "250 means that the program has the message on the disk: file and folder entry."

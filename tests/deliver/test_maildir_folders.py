@@ -19,7 +19,7 @@ import pytest
 from doveadm import doveadm
 from messages import begun, message, session_for
 from pillarbox import Address, Recipient, Reject, Session
-from pillarbox.deliver import Message, maildirquota, target_from_url
+from pillarbox.deliver import Message, maildir, maildirquota, target_from_url
 from pillarbox.deliver.maildir import BUFFER, Maildir
 
 CONTENT = b"Subject: x\r\n\r\nbody\r\n"
@@ -177,6 +177,26 @@ class TestOneFails:
         kept = [path for path in (tmp_path / "mail").rglob("*") if path.is_file()]
         assert sorted(path.parent.parent.name for path in kept) == sorted(set("abc") - {"abc"[position]})
 
+    @pytest.mark.parametrize("position", [0, 1, 2])
+    async def test_who_is_refused_when_it_lies_there_does_not_keep_it(
+        self, boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, position: int
+    ) -> None:
+        """The client sends it again: it is not to be there twice, nor in what the note counts."""
+        name = "abc"[position]
+
+        def fails(folder: Path) -> None:
+            if folder.parent.name == name and any(folder.iterdir()):
+                raise OSError(errno.EIO, "broken")
+
+        box = boxes("{local}", quota=1000)
+        await box.start()
+        monkeypatch.setattr(maildir, "sync_folder", fails)
+        found = await answers(box, lmtp(*THREE))
+        assert [text[:9] for text in found] == ["451 4.3.0" if each == name else "" for each in "abc"]
+        assert stored(tmp_path) == {each: [] if each == name else [STORED] for each in "abc"}
+        sizes = [int(line.split()[0]) for line in note(tmp_path, name).splitlines()[1:]]
+        assert sum(sizes) == 0
+
     async def test_all_fail_in_lmtp(self, boxes: Boxes, tmp_path: Path) -> None:
         box = boxes("{local}")
         await box.start()
@@ -267,8 +287,8 @@ class TestFolders:
         assert list(tmp.iterdir()) == []
 
 
-def note(tmp_path: Path) -> str:
-    return (tmp_path / "mail" / "b" / "maildirsize").read_text()
+def note(tmp_path: Path, name: str = "b") -> str:
+    return (tmp_path / "mail" / name / "maildirsize").read_text()
 
 
 class TestQuota:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import mailbox
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pytest
 from doveadm import doveadm
 from messages import begun, message, session_for
 from pillarbox import ConfigurationError, Recipient, Reject, Session
-from pillarbox.deliver import mboxfile, target_from_url
+from pillarbox.deliver import disk, mboxfile, settled, target_from_url
 from pillarbox.deliver.mbox import Mbox
 from pillarbox.deliver.mboxfile import STALE, MboxFile
 from pillarbox.deliver.mboxformat import Quoted, from_line
@@ -32,6 +33,7 @@ from pillarbox.deliver.spool import BUFFER
 CONTENT = b"Subject: x\r\n\r\nbody\r\n"
 STORED = b"Subject: x\n\nbody\n"
 HEAD = re.compile(rb"^From (\S+) \w{3} \w{3} [ \d]\d \d\d:\d\d:\d\d \d{4}\n", re.MULTILINE)
+BOOT = Path("/proc/sys/kernel/random/boot_id")
 THREE = ("a@example.com", "b@example.com", "c@example.net")
 
 Boxes = Callable[..., Mbox]
@@ -525,6 +527,67 @@ class TestFailure:
         assert await delivery == str(mbox_file(tmp_path))
         assert contents(mbox_file(tmp_path)) == [STORED]
 
+    @pytest.mark.parametrize("some", [False, True])
+    async def test_cancelled_when_some_have_it_in_lmtp(
+        self, boxes: Boxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, some: bool
+    ) -> None:
+        """As where ``timeout`` is over while another program has the mailbox of the next one."""
+        target, loop, reached, opened = boxes("{local}"), asyncio.get_running_loop(), asyncio.Event(), MboxFile.open
+        await target.start()
+        (tmp_path / "mail" / "b.lock").write_text(f"{os.getpid()}\n")
+
+        def opening(path: Path, *, create: bool) -> MboxFile:
+            if path.name == "b":
+                loop.call_soon_threadsafe(reached.set)
+            return opened(path, create=create)
+
+        monkeypatch.setattr(MboxFile, "open", opening)
+        names = ("a@x.org", "b@x.org", "c@x.org")[not some :]
+        delivery = asyncio.create_task(target.deliver(message(CONTENT, session=lmtp(*names))))
+        await asyncio.wait_for(reached.wait(), 10)
+        delivery.cancel()
+        if not some:
+            with pytest.raises(asyncio.CancelledError):
+                await delivery
+            return
+        answers = await delivery
+        assert [str(answer)[:3] for answer in answers] == [str(tmp_path)[:3], "451", "451"]
+        assert contents(tmp_path / "mail" / "a") == [STORED]
+        assert not (tmp_path / "mail" / "c").exists()
+
+    async def test_cancelled_while_the_disk_hangs(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It is waited for once, and what comes of it later is taken back and nothing to report."""
+        loop, reached, go_on, fsync = asyncio.get_running_loop(), asyncio.Event(), threading.Event(), os.fsync
+        waits: list[Awaitable[object]] = []
+
+        async def waited(cleaning: Awaitable[object]) -> None:
+            waits.append(cleaning)
+            await settled(cleaning)
+
+        def hangs(descriptor: int) -> None:
+            loop.call_soon_threadsafe(reached.set)
+            assert go_on.wait(10)
+            fsync(descriptor)
+
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_CLEANING", 0.01)
+        monkeypatch.setattr(disk, "settled", waited)
+        monkeypatch.setattr(os, "fsync", hangs)
+        delivery = asyncio.create_task(box.deliver(message(CONTENT)))
+        await asyncio.wait_for(reached.wait(), 10)
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+        assert len(waits) == 1
+        go_on.set()
+        await asyncio.to_thread(box._threads.shutdown)
+        await asyncio.sleep(0)  # what the thread has handed to the loop
+        del delivery
+        gc.collect()
+        assert contents_or_none(mbox_file(tmp_path)) == []
+        assert not [record for record in caplog.records if record.name == "asyncio"]
+
     async def test_when_it_cannot_be_taken_back_the_next_one_does_it(
         self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -602,3 +665,30 @@ class TestKilled:
         await box.deliver(message(b"next\r\n"))
         found = contents(path)
         assert (found[0], found[-2], found[-1]) == (STORED, b"\nkeep me\n", b"next\n")
+
+    @pytest.mark.skipif(not BOOT.exists(), reason="only Linux says which start of the host this is")
+    async def test_after_a_power_cut_what_was_acknowledged_stays(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The message is on the disk then, but not yet that its lock is gone: so it is on some file systems."""
+        path, append, locks = mbox_file(tmp_path), MboxFile.append, []
+
+        def appending(file: MboxFile, blocks: Any) -> None:
+            append(file, blocks)
+            locks.append(path.with_name("box.lock").read_text())
+
+        monkeypatch.setattr(MboxFile, "append", appending)
+        await box.deliver(message(CONTENT))
+        path.with_name("box.lock").write_text(locks[0].replace(BOOT.read_text().strip(), "the-start-before"))
+        await box.start()
+        assert contents(path) == [STORED]
+
+    async def test_where_no_system_says_that_the_host_has_started_anew(
+        self, box: Mbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There it is acknowledged when its lock cannot come back."""
+        lock, synced = mbox_file(tmp_path).with_name("box.lock"), []
+        monkeypatch.setattr(mboxfile, "_boot", lambda: "-")
+        monkeypatch.setattr(mboxfile, "sync_folder", lambda folder: synced.append((folder, lock.exists())))
+        await box.deliver(message(CONTENT))
+        assert synced == [(tmp_path / "mail", False)]

@@ -25,7 +25,7 @@ from pillarbox import ConfigurationError, Recipient, Reject, Session
 from pillarbox.deliver import pipe, target_from_url
 from pillarbox.deliver.pipe import OUTPUT, Pipe
 from pillarbox.deliver.spool import BUFFER
-from program import WAIT, Start
+from program import MODULE, WAIT, Start
 from support import on_both_loops
 
 CONTENT = b"Subject: x\r\n\r\n.body\r\n"
@@ -467,6 +467,34 @@ class TestCancelled:
         assert len(list(tmp_path.glob("*.ran"))) == 1
         await until(lambda: not children())
 
+    async def test_when_it_has_ended_already(self, script: Scripts, tmp_path: Path) -> None:
+        command = script("""
+            with open(f"{here}/begun", "w") as file:
+                file.write(str(os.getpid()))
+            while not os.path.exists(f"{here}/end"):
+                time.sleep(0.005)
+        """)
+        target = await started(command)
+        delivery = asyncio.create_task(target.deliver(message(CONTENT)))
+        begun = tmp_path / "begun"
+        await until(lambda: begun.exists() and bool(begun.read_text()))
+        (tmp_path / "end").touch()
+        os.waitid(os.P_PID, int(begun.read_text()), os.WEXITED | os.WNOWAIT)  # the loop has not heard of it yet
+        delivery.cancel()
+        assert await delivery == [target.url]
+
+    async def test_when_some_have_it_in_lmtp(self, script: Scripts, tmp_path: Path) -> None:
+        """As where ``timeout`` is over: what a command has done cannot be undone, so it is not to be done again."""
+        command = script("if sys.argv[1] == 'b': open(f'{here}/begun', 'w').close(); time.sleep(60)")
+        target = await started(f"{command} {{local}}", processes=1)
+        session = lmtp("a@x.example", "b@x.example", "c@x.example")
+        delivery = asyncio.create_task(target.deliver(message(CONTENT, session=session)))
+        await until((tmp_path / "begun").exists)
+        delivery.cancel()
+        answers = await delivery
+        assert [each.code if isinstance(each, Reject) else each for each in answers] == [target.url, 451, 451]
+        await until(lambda: not children())
+
 
 # --- The program
 
@@ -502,3 +530,19 @@ def test_a_command_that_takes_too_long(start: Start, tmp_path: Path) -> None:
     assert send(program.port()).startswith("451 ")
     program.line("did not answer in 0.5 seconds")
     assert not is_there(int((tmp_path / "pid").read_text()))
+
+
+def test_a_locale_without_the_characters_of_an_address(start: Start, script: Scripts, tmp_path: Path) -> None:
+    """The environment is in UTF-8 all the same, as its LANG says; what cannot be a word is refused."""
+    ascii_only = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *MODULE]
+    command = script("open(f'{here}/ran', 'wb').write(os.environb[b'SENDER'] + b' ' + os.environb[b'RECIPIENT'])")
+    for url, reply in ((f"pipe:{command}", 250), (f"pipe:{command} {{local}}", 553)):
+        program = start("--listen", "127.0.0.1:0", "--deliver", url, command=ascii_only)
+        with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+            client.ehlo()
+            client.docmd("MAIL", "FROM:<a@example.org> SMTPUTF8")
+            client.send("RCPT TO:<\u00fc@example.com>\r\n".encode())
+            assert client.getreply()[0] == reply
+            if reply == 250:
+                assert client.data(CONTENT)[0] == 250
+    assert (tmp_path / "ran").read_text("utf-8") == "a@example.org \u00fc@example.com"

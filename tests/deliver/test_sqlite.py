@@ -531,6 +531,22 @@ class TestFailure:
         await target._in_thread(int)  # what was to clean up has gone on meanwhile
         assert rows(path, "SELECT * FROM messages") == []
 
+    async def test_what_was_given_up_is_not_taken_along_by_another(
+        self, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nobody sees a row of it, not even for a moment: its octets are forgotten by then."""
+        monkeypatch.setattr("pillarbox.deliver.PATIENCE_WITH_CLEANING", 0.05)
+        with held(target):
+            first = asyncio.create_task(_deliver(target, 1))
+            await until_waiting(target, 1)
+            delivery = await begun(target, numbered(2))
+            committing = asyncio.ensure_future(delivery.commit())
+            await until_waiting(target, 2)
+            await delivery.cancel()
+        await asyncio.wait([committing, first])
+        assert rows(path, "SELECT id, subject FROM messages") == [(1, "number 1")]
+        assert rows(path, "SELECT seq FROM sqlite_sequence") == [(1,)]
+
     async def test_what_was_stored_and_not_told_is_taken_out_again(
         self, path: Path, target: Target, monkeypatch: pytest.MonkeyPatch
     ) -> None:

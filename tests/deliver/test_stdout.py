@@ -12,6 +12,7 @@ import os
 import smtplib
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ import pytest
 from messages import begun, message, session_for
 from pillarbox import ConfigurationError, Reject
 from pillarbox.deliver import stdout, target_from_url
+from pillarbox.deliver.disk import Steps
 from pillarbox.deliver.spool import BUFFER
 from pillarbox.deliver.stdout import Stdout
 from program import LINES, MODULE, WAIT
@@ -48,6 +50,10 @@ class Output:
         await self.target.start()
         os.close(self.writing)
         return self.target
+
+    def waiting(self) -> int:
+        """Return how many octets are in the pipe."""
+        return int.from_bytes(fcntl.ioctl(self.reading, termios.FIONREAD, bytes(4)), sys.byteorder)
 
     async def rest(self) -> bytes:
         """Close our end; return what is in the pipe."""
@@ -186,7 +192,9 @@ class TestReader:
         output = outputs(format="json")
         target = await output.start()
         delivery = asyncio.create_task(target.deliver(message(b"x" * 999_998 + b"\r\n")))
-        await asyncio.sleep(0.05)
+        async with asyncio.timeout(10):
+            while output.waiting() < 10_000:
+                await asyncio.sleep(0.01)
         delivery.cancel()  # as after 300 s
         with pytest.raises(asyncio.CancelledError):
             await delivery
@@ -197,6 +205,32 @@ class TestReader:
         assert half.endswith(b"xxx")
         assert json.loads(whole)["message"] == CONTENT.decode()
         assert nothing == b""
+
+    async def test_that_hangs_before_anything_of_a_message_was_written(
+        self, outputs: Outputs, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """So no line is cut off, and none is empty."""
+        loop, waiting, wait = asyncio.get_running_loop(), asyncio.Event(), Stdout._wait
+        output = outputs(format="json")
+        target = await output.start()
+        full = b"x" * fcntl.fcntl(target._descriptor, fcntl.F_GETPIPE_SZ)
+        os.write(target._descriptor, full)
+
+        def noted(self: Stdout, steps: Steps) -> None:
+            loop.call_soon_threadsafe(waiting.set)
+            wait(self, steps)
+
+        monkeypatch.setattr(stdout, "PAUSE", 0.01)
+        monkeypatch.setattr(Stdout, "_wait", noted)
+        delivery = asyncio.create_task(target.deliver(message(CONTENT)))
+        await asyncio.wait_for(waiting.wait(), 10)
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+        assert os.read(output.reading, len(full)) == full
+        await target.deliver(message(CONTENT))
+        (line,) = (await output.rest()).splitlines()
+        assert json.loads(line)["message"] == CONTENT.decode()
 
     async def test_another_process_of_the_program_is_waited_for(self, outputs: Outputs) -> None:
         output = outputs()

@@ -148,7 +148,9 @@ def test_workers_write_to_one_file_while_one_of_them_is_killed(start: Start, tmp
     for _ in range(60):
         assert enough.acquire(timeout=WAIT)
     os.kill(workers[-1], signal.SIGKILL)
-    while any(sender.is_alive() for sender in senders) and enough.acquire(timeout=0.5):
+    deadline = time.monotonic() + WAIT
+    while any(sender.is_alive() for sender in senders) and time.monotonic() < deadline:
+        enough.acquire(timeout=0.5)
         if sum(len(sender.acknowledged) for sender in senders) > 150:
             break
     assert program.end() == 0

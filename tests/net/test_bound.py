@@ -80,6 +80,12 @@ async def test_a_descriptor() -> None:
         with pytest.raises(ValueError, match="a stream socket was expected"):
             await BoundSockets.bind(fd=datagrams.fileno())
         assert datagrams.getsockname()  # it stays its owner's
+    ours, its = socket.socketpair()
+    with ours, its:
+        with pytest.raises(OSError, match="Invalid argument"):  # a connection
+            await BoundSockets.bind(fd=ours.fileno())
+        its.send(b"x")
+        assert ours.recv(1) == b"x"
 
 
 async def test_one_address_at_a_time() -> None:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,6 +49,26 @@ class Recorder(Target):
         self.events.append(f"{self.name} {event}")
         if event == self.at and isinstance(self.answer, BaseException):
             raise self.answer
+
+
+class Hanging(Target):
+    """A target that takes the whole message, and then no end."""
+
+    def __init__(self) -> None:
+        super().__init__("hanging:", Settings())
+        self.asked = asyncio.Event()
+        self.cancelled = 0
+
+    async def deliver(self, message: Message) -> str:
+        async for _ in message:
+            pass
+        self.asked.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        raise AssertionError
 
 
 async def delivered(
@@ -133,8 +154,14 @@ class TestSeveral:
         (record,) = caplog.records
         assert record.exc_info is not None
 
-    async def test_a_wrong_answer_is_a_bug(self, caplog: pytest.LogCaptureFixture) -> None:
-        answers = await delivered(routes(Recorder("a", [], ["x", "y"])))
+    @pytest.mark.parametrize("wrong", [["x", "y"], [None], None, True, 250, b"x"])
+    async def test_a_wrong_answer_is_a_bug(self, caplog: pytest.LogCaptureFixture, wrong: Any) -> None:
+        class Wrong(Target):
+            async def deliver(self, message: Message) -> str:
+                answer: str = wrong
+                return answer
+
+        answers = await delivered(routes(Wrong("wrong:", Settings())))
         assert isinstance(answers[0], Reject)
         assert "must return a text, or a text or Reject for each of the 1 recipients" in caplog.text
 
@@ -248,6 +275,27 @@ class TestTime:
         optional = [Route(Together(f"{number}:", Settings()), optional=True) for number in range(3)]
         assert await delivered([*optional, *routes(Recorder("a", events))]) == ["a's place, 0:, 1:, 2:"]
 
+    async def test_one_that_does_not_read_keeps_no_other_from_the_end(self) -> None:
+        """As one that is to connect first, to a host that does not answer."""
+
+        class Connecting(Target):
+            async def deliver(self, message: Message) -> str:
+                async with asyncio.timeout(5):
+                    await asked.wait()
+                return self.url
+
+        class Asked(Target):
+            async def deliver(self, message: Message) -> str:
+                async for _ in message:
+                    pass
+                asked.set()
+                return self.url
+
+        asked = asyncio.Event()
+        optional = [Route(target, optional=True) for target in (Connecting("a:", Settings()), Asked("b:", Settings()))]
+        answers = await delivered([*optional, *routes(Recorder("c", []))], source=blocks(b"1"))
+        assert answers == ["c's place, a:, b:"]
+
 
 class TestRecipients:
     async def test_each_target_gets_its_own(self) -> None:
@@ -303,6 +351,45 @@ class TestOptional:
         answers = await delivered([Route(Recorder("o", events), optional=True), *routes(Recorder("a", events, LATER))])
         assert answers == [LATER]
         assert "o nothing kept" in events
+
+    @pytest.mark.parametrize("lmtp", [False, True])
+    async def test_what_is_cancelled_while_only_it_hangs_is_delivered(self, lmtp: bool) -> None:
+        """As by ``handler_timeout``, or when the program ends: the client is not to send it again."""
+        hangs = Hanging()
+        session = session_for("a@example.com", "b@example.com")
+        session.lmtp = lmtp
+        each = [
+            Route(Recorder("a", [], ["here"]), Patterns(["a@*"])),
+            Route(Recorder("b", [], [NEVER]), Patterns(["b@*"])),
+            Route(hangs, optional=True),
+        ]
+        delivery = asyncio.create_task(delivered(each, session))
+        await hangs.asked.wait()
+        delivery.cancel()
+        assert await delivery == ["here", NEVER]
+        assert hangs.cancelled
+
+    async def test_what_is_cancelled_before_all_have_it_is_not(self) -> None:
+        hangs = Hanging()
+        delivery = asyncio.create_task(delivered(routes(Recorder("a", []), hangs, Recorder("c", []))))
+        await hangs.asked.wait()
+        delivery.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await delivery
+
+    async def test_what_a_required_one_cannot_take_back_is_delivered(self) -> None:
+        class Durable(Hanging):
+            async def deliver(self, message: Message) -> str:
+                try:
+                    return await super().deliver(message)
+                except asyncio.CancelledError:
+                    return "there"
+
+        durable = Durable()
+        delivery = asyncio.create_task(delivered(routes(Recorder("a", []), durable)))
+        await durable.asked.wait()
+        delivery.cancel()
+        assert await delivery == ["a's place, there"]
 
     @pytest.mark.parametrize("number", [1, 2])
     async def test_where_there_are_no_others_one_must_take_the_message(self, number: int) -> None:

@@ -134,6 +134,53 @@ class TestTerminal:
         return octets
 
 
+RICH = """
+class Console:
+    def __init__(self, file, **_):
+        self.print = file.write
+
+class Traceback:
+    def from_exception(kind, error, trace, **_):
+        while trace.tb_next:
+            trace = trace.tb_next
+        return str(trace.tb_frame.f_locals)
+"""
+
+
+class TestTraceback:
+    def test_shows_no_local_variables_and_begins_no_line(
+        self, start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """structlog shows tracebacks by rich where that is installed, with the variables of each frame."""
+        (tmp_path / "mine.py").write_text(
+            "def login(auth, session):\n    found = auth.password\n"
+            "    raise LookupError(f'no {auth.username}\\nmessage from <x>\\x1b[31m')\n"
+        )
+        (tmp_path / "rich").mkdir()
+        (tmp_path / "rich" / "__init__.py").touch()
+        for name in ("console", "traceback"):
+            (tmp_path / "rich" / f"{name}.py").write_text(RICH)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+        program = start("--listen", "127.0.0.1:0", "--users", "python:mine:login", "--set", "allow_insecure_auth=true")
+        with smtplib.SMTP("127.0.0.1", program.port(), timeout=WAIT) as client:
+            client.ehlo()
+            assert client.docmd("AUTH", "PLAIN " + b64encode(b"\0joe\0geheim").decode())[0] == 454
+        assert program.end() == 0
+        log = "\n".join(program.lines)
+        assert "in login\n" in log
+        assert "geheim" not in log
+        assert "\x1b" not in log
+        assert [line for line in program.lines if re.match("Traceback|LookupError|message from", line)] == []
+
+
+def test_no_address_turns_a_line_round(start: Start) -> None:
+    program = start("--listen", "127.0.0.1:0", "--deliver", "discard:")
+    with smtplib.SMTP("127.0.0.1", program.port(), "client.example.org", timeout=WAIT) as client:
+        client.ehlo()
+        client.sendmail("a\u202e\u2066\u2028@example.org", ["b@example.com"], b"x\r\n", ["SMTPUTF8"])
+    program.line(r"^message from <a\?\?\?@example\.org> to <b@example\.com>, ")
+
+
 class TestTranscripts:
     @pytest.mark.promises("The program", "A transcript shows no password.")
     def test_of_those_that_are_listed(self, start: Start) -> None:

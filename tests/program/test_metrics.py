@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import re
@@ -143,6 +144,7 @@ class TestTheProgram:
         assert kind.startswith("application/openmetrics-text; version=1.0.0")
         families = {family.name for family in openmetrics(text)}  # type: ignore[no-untyped-call]
         assert {entry.name.removesuffix("_total") for entry in TABLE} <= families
+        assert get(pages, "/metrics", Accept="application/openmetrics-text; version=x")[0] == 200
         assert get(pages, "/")[0] == 404
         connection = http.client.HTTPConnection("127.0.0.1", pages, timeout=WAIT)
         with closing(connection):
@@ -224,6 +226,18 @@ class TestWorkers:
         for client in clients:
             client.close()
         assert program.end() == 0
+
+    def test_what_a_worker_counted_that_ends_by_itself_is_known_to_the_last(self, start: Start) -> None:
+        program = start(*LOCAL, "--deliver", "discard:", "--workers", "2")
+        pages = int(program.line(r"^metrics on 127\.0\.0\.1:(\d+)$")[1])
+        workers = re.findall(r"\(pid (\d+)\)", program.line(r"^2 workers: .*").string)
+        port = program.port()
+        for _ in range(3):
+            send(port)
+        for pid in workers:
+            os.kill(int(pid), signal.SIGTERM)
+            program.line("worker . .* is ready")
+        assert metrics_of(pages)['pillarbox_messages_total{outcome="accepted"}'] == 3
 
 
 class TestWhatIsWrong:
@@ -323,6 +337,28 @@ async def served(messages: int) -> dict[str, Any]:
 
 def shown(snapshots: Snapshots) -> Samples:
     return samples(page(snapshots, "")[0].decode())
+
+
+async def test_who_does_not_take_answers_keeps_nothing_from_ending() -> None:
+    asked, before = 0, -1
+
+    async def collect() -> Snapshots:
+        nonlocal asked
+        asked += 1
+        return Snapshots({})
+
+    status = Status(collect, str)
+    with await BoundSockets.bind(0, "127.0.0.1") as bound, socket.socket() as client:
+        await status.start(bound)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(bound.addresses[0])
+        client.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5000)  # whose answers no buffer holds
+        while asked != before:
+            before = asked
+            await asyncio.sleep(0.1)
+        async with asyncio.timeout(WAIT):
+            await status.close()
+    assert 0 < asked < 5000
 
 
 async def test_one_page_tells_of_all_workers() -> None:

@@ -108,6 +108,12 @@ class TestFiles:
         assert '"john #1"@example.com' in patterns
         assert '"j # 2"@example.com' not in patterns
 
+    def test_a_mark_of_the_byte_order_in_front(self, tmp_path: Path) -> None:
+        (tmp_path / "own").write_text("!root@example.org\n*@example.org\n", encoding="utf-8-sig")
+        patterns = Patterns(["file:own"], tmp_path)
+        assert "joe@example.org" in patterns
+        assert "root@example.org" not in patterns
+
     def test_an_empty_file_matches_nothing(self, tmp_path: Path) -> None:
         (tmp_path / "own").write_text("# nobody yet\n")
         assert "a@b" not in Patterns(["file:own"], tmp_path)

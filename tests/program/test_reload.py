@@ -30,6 +30,7 @@ BOTH = pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alon
 # What takes messages until it is closed; what starts when there is a file `go`; what hangs when it is closed.
 PLACES = """
 import asyncio, pathlib, threading, time
+from pillarbox import ConfigurationError
 from pillarbox.deliver import Target
 from pillarbox.program import parts
 
@@ -64,6 +65,11 @@ class Slow(Place):
 class HangsInThread(Place):
     async def close(self):
         await asyncio.to_thread(time.sleep, 3600)
+
+
+class Fails(Place):
+    async def start(self):
+        raise ConfigurationError("no database")
 
 
 class LeavesThread(Place):
@@ -204,6 +210,7 @@ class TestListeners:
             run.change(LISTEN + more)
         assert run.program.end() == 0
         assert not (tmp_path / "here").exists()
+        assert run.program.lines.count("listening on unix:here") == 3
 
     def test_a_descriptor_that_was_closed_is_not_taken_again(self, start: Start, tmp_path: Path) -> None:
         """Its number may be a client's by now, who would lose the connection."""
@@ -259,6 +266,15 @@ class TestWhatHangs:
         )
         assert run.program.wait() == 0
 
+    @BOTH
+    def test_a_thread_that_does_not_end_where_another_target_does_not_start(
+        self, start: Start, tmp_path: Path, arguments: tuple[str, ...]
+    ) -> None:
+        (tmp_path / "mail.toml").write_text(LISTEN + TARGET.format("HangsInThread") + TARGET.format("Fails"))
+        program = start("--config", "mail.toml", *arguments)
+        assert program.wait() == 2
+        assert [line for line in program.lines if re.match(r"(E|e)rror: .*\[\[deliver\]\] 2: no database$", line)]
+
     def test_a_hangup_that_comes_last_does_not_kill(self, start: Start, tmp_path: Path) -> None:
         run = Configured(start, tmp_path, LISTEN + TARGET.format("Place"))
         run.program.process.send_signal(signal.SIGTERM)
@@ -271,11 +287,11 @@ class TestWhatHangs:
     def test_a_worker_that_does_not_answer(self, start: Start, tmp_path: Path) -> None:
         """It is stopped; when it goes on it has the configuration that the others have."""
         text = LISTEN + "banner = 'old'\n"
-        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("ANSWER_TIME = 1.0"))
+        run = Configured(start, tmp_path, text, "--workers", "2", command=supervisor("ANSWER_TIME = 3.0"))
         stopped, other = children(run.program.process.pid)
         os.kill(stopped, signal.SIGSTOP)
         until(lambda: in_state(stopped, "T"))
-        problem = rf"worker \d \(pid {stopped}\) did not answer within 1 seconds$"
+        problem = rf"worker \d \(pid {stopped}\) did not answer within 3 seconds$"
         for _ in range(2):  # and so again
             run.change(text.replace("old", "new"), f"^error: not reloaded, all stays as it was: {problem}")
         assert "old" in banner(run.port)

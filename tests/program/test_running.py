@@ -390,6 +390,15 @@ class TestUser:
         assert program.wait() == 2
         assert program.lines[0] == "Error: user: there is no user 'no-such-user' on this host"
 
+    @pytest.mark.skipif(shutil.which("setpriv") is None, reason="no setpriv (util-linux)")
+    @pytest.mark.parametrize("arguments", [(), ("--workers", "2")], ids=["alone", "workers"])
+    def test_root_that_may_not(self, start: Start, arguments: tuple[str, ...]) -> None:
+        """A container may have taken the capabilities away."""
+        command = ["setpriv", "--bounding-set=-setuid", "--inh-caps=-setuid", *MODULE]
+        program = start(*HERE, "--deliver", "discard:", "--user", "nobody", *arguments, command=command)
+        assert program.wait() == 2
+        assert program.lines[0].startswith("Error: user: this process may not become nobody with group ")
+
     @pytest.mark.parametrize("user", ["99999999999999", "", "a\0b", "nobody:99999999999999", "nobody:no-such-group"])
     def test_what_names_nobody(self, user: str) -> None:
         with pytest.raises(ConfigurationError, match="user: there is no"):

@@ -240,6 +240,16 @@ def test_the_environment_of_opentelemetry(start: Start, collector: Collector, mo
     assert collector.one("SMTP transaction").says["smtp.outcome"] == "accepted"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("OTEL_BSP_SCHEDULE_DELAY", "0"), ("OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "-1")]
+)
+def test_a_variable_that_is_wrong(start: Start, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    program = start(*LOCAL, "--traces", "http://127.0.0.1:4318")
+    assert program.wait() == 2
+    assert program.lines[0].startswith("Error: traces: a variable of OpenTelemetry (OTEL_…) has a value that cannot be")
+
+
 def test_a_collector_that_is_not_there_harms_nobody(start: Start) -> None:
     with socket.create_server(("127.0.0.1", 0)) as nobody:  # takes connections, and never answers
         program = start(*LOCAL, "--traces", f"http://127.0.0.1:{nobody.getsockname()[1]}")

@@ -231,6 +231,60 @@ def _refused(port: int) -> bool:
     return False
 
 
+FEW_THREADS = """
+import pathlib, threading
+from pillarbox.cli import main
+start = threading.Thread.start
+
+def started(thread):
+    if thread.name.startswith("worker ") and pathlib.Path("full").exists():
+        pathlib.Path("full").unlink()
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+threading.Thread.start = started
+main()
+"""
+
+
+def test_a_system_without_threads_for_a_moment(start: Start, tmp_path: Path) -> None:
+    program = start(*TWO, command=[sys.executable, "-c", FEW_THREADS])
+    first, _ = pids(program)
+    port = program.port()
+    (tmp_path / "full").touch()
+    os.kill(first, signal.SIGKILL)
+    program.line("warning: worker 1 .* cannot start: can't start new thread; it is started again ")
+    program.line("worker 1 .* is ready")
+    assert codes(port, 1) == [b"220"]
+    assert program.end() == 0
+
+
+SLOW_CERTIFICATE = """
+import pathlib, sys, time
+from pillarbox.cli import main
+from pillarbox.program import workers
+
+def made():
+    print("making", file=sys.stderr, flush=True)
+    while not pathlib.Path("go").exists():
+        time.sleep(0.01)
+    return {}
+
+workers._certificate = made
+main()
+"""
+
+
+def test_the_end_while_workers_start(start: Start, tmp_path: Path) -> None:
+    program = start(*TWO, command=[sys.executable, "-c", SLOW_CERTIFICATE])
+    program.line("^making$")
+    program.process.send_signal(signal.SIGTERM)
+    program.line("^SIGTERM: closing")
+    (tmp_path / "go").touch()
+    assert program.wait() == 0
+    assert program.lines[2:] == ["closed", ""]
+
+
 def test_a_second_signal_ends_all_at_once(start: Start) -> None:
     program = start(*TWO, "--set", "close_timeout=600", "--set", "socket_timeout=600")
     pids(program)

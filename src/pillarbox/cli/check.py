@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pillarbox import ConfigurationError
-from pillarbox.cli.serve import configured, serve
+from pillarbox.cli.serve import Command, configured, serve
 from pillarbox.cli.status import Failure, Status
 from pillarbox.cli.transcript import plain
 
@@ -33,17 +33,13 @@ Nothing is bound, made or changed. Exit status: 0 it can be used; 1 with
 """
 
 
-@click.command(help=_HELP, short_help="Explain a configuration, and what may be wrong with it.")
+@click.command(cls=Command, help=_HELP, short_help="Explain a configuration, and what may be wrong with it.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--strict", is_flag=True, help="Warnings make status 1.")
-@click.argument("file", metavar="[FILE]", type=click.Path(), required=False)
-def check(file: str | None, *, as_json: bool, strict: bool, **arguments: Any) -> None:
+def check(*, as_json: bool, strict: bool, **arguments: Any) -> None:
     """Run the command."""
-    if file is not None and arguments["config"] is not None:
-        raise Failure("FILE and --config are the same: give one of them")
-    arguments["config"] = file = file or arguments["config"]
     try:
-        found = _explained(arguments, file)
+        found = _explained(arguments, arguments["config"] or arguments["file"])
     except ConfigurationError as error:
         if as_json:
             click.echo(json.dumps({"status": int(Status.USAGE), "error": str(error)}, indent=2, ensure_ascii=False))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pillarbox import ConfigurationError
+from pillarbox.cli.addresses import listen_arguments
 from pillarbox.cli.document import located
 from pillarbox.program.access import everyone
 from pillarbox.program.settings import likely
+from pillarbox.program.systemd import handed_over
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pillarbox.cli.config import Configuration, Listener
     from pillarbox.program.routes import Routes
 
@@ -25,12 +29,24 @@ def checked(configuration: Configuration) -> Configuration:
 
 
 def _check_listeners(configuration: Configuration) -> None:
-    listeners = configuration.listeners
-    for number, listener in enumerate(listeners):
-        if listener.arguments.get("port") == 0:  # each is another one
+    places = [(each.address, each.arguments, each.source or "--listen") for each in configuration.listeners]
+    if configuration.program.metrics is not None:
+        pages = configuration.program.metrics
+        places.append((pages, listen_arguments(pages), "metrics"))
+    taken: list[Mapping[str, Any]] = []
+    for address, arguments, source in places:
+        if arguments.get("port") == 0:  # each is another one
             continue
-        if any(listener.arguments == other.arguments for other in listeners[:number]):
-            raise ConfigurationError(located(listener.source or "--listen", f"{listener.address} is given twice"))
+        if (place := _known(arguments)) in taken:
+            raise ConfigurationError(located(source, f"{address} is given twice"))
+        taken.append(place)
+
+
+def _known(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return where to listen; of a socket with a name its descriptor, where this process is the one that has it."""
+    name = arguments.get("fd")
+    found = handed_over(name) if isinstance(name, str) else []
+    return {"fd": found[0]} if len(found) == 1 else arguments
 
 
 def _check_routes(configuration: Configuration) -> None:

@@ -16,6 +16,8 @@ from email.parser import BytesParser
 from email.policy import Compat32, Policy
 from html import unescape
 
+from pillarbox.deliver.charsets import in_charset
+
 __all__ = ["HEAD", "Content", "clean", "content_of"]
 
 HEAD = 512 * 1024  # bytes
@@ -33,8 +35,6 @@ _FOLD = re.compile(r"\r?\n[ \t]?")
 # One that does not end is no tag: without this each "<" of a text would be looked for its ">" up to the end.
 _TAG = re.compile(r"<[^<>]*>")
 _NO_TEXT = ("style", "script")
-# Codecs that are no charset of a text and take quadratic time.
-_NO_CHARSET = ("idna", "punycode", "undefined")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def _decoded(value: str) -> str:
     octets = value.encode("ascii", "surrogateescape").decode("latin-1")
     unfolded = _FOLD.sub(" ", octets)
     if "=?" not in unfolded:
-        return _characters(unfolded.encode("latin-1"), None)
+        return in_charset(unfolded.encode("latin-1"), None)
     # Line by line, as it takes quadratic time for each.
     lines = (unfolded[start : start + _LINE] for start in range(0, len(unfolded), _LINE))
     return "".join(_decoded_line(line) for line in lines)
@@ -156,10 +156,10 @@ def _decoded_line(line: str) -> str:
     try:
         words = decode_header(line)
     except HeaderParseError:
-        return _characters(line.encode("latin-1"), None)
+        return in_charset(line.encode("latin-1"), None)
     # Without encoded words it returns text, with some it returns octets.
     found = [(word.encode("latin-1") if isinstance(word, str) else word, charset) for word, charset in words]
-    return "".join(_characters(word, charset) for word, charset in found)
+    return "".join(in_charset(word, charset) for word, charset in found)
 
 
 # --- Text
@@ -189,21 +189,17 @@ def _part_text(part: MIMEPart) -> str:
     if not isinstance(octets, bytes):  # an unfinished one, or one with parts
         return ""
     charset = part.get_param("charset")
-    return _characters(octets, charset if isinstance(charset, str) else None)
-
-
-def _characters(octets: bytes, charset: str | None) -> str:
-    name = (charset or "utf-8").lower()
-    try:
-        return octets.decode("utf-8" if name in _NO_CHARSET else name, "replace")
-    except (LookupError, ValueError):  # an unknown one, or a NUL in its name
-        return octets.decode("utf-8", "replace")
+    return in_charset(octets, charset if isinstance(charset, str) else None)
 
 
 def _without_tags(html: str) -> str:
     for name in _NO_TEXT:
         html = _without(html, name)
-    return unescape(_TAG.sub(" ", html))
+    text = _TAG.sub(" ", html)
+    try:
+        return unescape(text)
+    except ValueError:  # a number of more digits than Python reads
+        return text
 
 
 def _without(html: str, name: str) -> str:

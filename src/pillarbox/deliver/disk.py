@@ -67,6 +67,7 @@ class Steps:
         self._threads = threads
         self._one_at_a_time = threading.Lock()
         self._begun = False  # else there is nothing to wait for, and nothing on the disk
+        self._hangs = False  # a step was waited for, and did not end
         self.ended = False  # a step that takes long looks at it, and gives up
 
     async def run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
@@ -91,9 +92,11 @@ class Steps:
             self.ended = True  # where it still can, it gives up
             with suppress(Exception):
                 waiting: asyncio.Future[_Result] = asyncio.wrap_future(running)
+                waiting.add_done_callback(_seen)
                 await settled(waiting)
                 if running.done():
                     return running.result()
+            self._hangs = not running.done()
             raise
 
     def _run(self, step: Callable[..., _Result], *arguments: object) -> _Result:
@@ -105,7 +108,7 @@ class Steps:
     def go_on(self) -> None:
         """Raise OSError where the delivery has been given up."""
         if self.ended:
-            raise OSError(errno.ECANCELED, "the delivery was given up")
+            raise _given_up()
 
     def unless_ended(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
         """Give blocks, until the delivery is given up; then raise OSError."""
@@ -116,10 +119,10 @@ class Steps:
     async def end(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` when no step runs any more; even if this wait is cut off."""
         self.ended = True
-        if self._begun:
+        if self._begun and not self._hangs:
             await settled(asyncio.wrap_future(self._threads.submit(self._clean, clean)))
         else:
-            clean()
+            self.end_soon(clean)
 
     def end_soon(self, clean: Callable[[], None]) -> None:
         """Run ``clean`` in its turn, for what was delivered: nobody waits for it, or could be cancelled meanwhile."""
@@ -133,6 +136,10 @@ class Steps:
         with self._one_at_a_time:
             clean()
 
+    def given_up(self) -> Reject:
+        """Return what those are told whom the delivery was not done for when it was given up."""
+        return self.refusal(_given_up())
+
     def refusal(self, error: Exception, *, full: bool = False) -> Reject:
         """Log what went wrong on the disk, and return what the client is told; full: whether there is no room."""
         fields = log_fields(self._session, "deliver", "deliver")
@@ -140,6 +147,16 @@ class Steps:
         if full or getattr(error, "errno", None) in _FULL:
             return Reject(452, "Error: insufficient system storage, try again later", enhanced="4.3.1")
         return unavailable()
+
+
+def _seen(future: asyncio.Future[_Result]) -> None:
+    """Look at what came of a step that nobody waited for to the end, or asyncio reports it."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _given_up() -> OSError:
+    return OSError(errno.ECANCELED, "the delivery was given up")
 
 
 class WithLF:

@@ -168,15 +168,13 @@ class _Delivery:
 
     async def receive(self) -> None:
         """Take the message to its end, and return when it is durable."""
-        waiting: list[bytes] = []
-        amount = 0
+        waiting = bytearray()
         async for block in self._message:
-            waiting.append(block)
-            amount += len(block)
-            if amount >= BUFFER:  # from time to time wait until the disk has them
-                await self._steps.run(self._append, b"".join(waiting))
-                waiting, amount = [], 0
-        await self._steps.run(self._finish, b"".join(waiting))
+            waiting += block
+            if len(waiting) >= BUFFER:  # from time to time wait until the disk has them
+                await self._steps.run(self._append, bytes(waiting))
+                waiting.clear()
+        await self._steps.run(self._finish, bytes(waiting))
 
     def places(self) -> str | Sequence[str | Reject]:
         """Return where each recipient has the message."""
@@ -213,6 +211,7 @@ class _Delivery:
             except Reject as refusal:
                 self._refused[folder] = refusal
             if folder in self._refused:
+                self._take_out(folder)
                 self._must_go_on(self._refused[folder])
         self._folders = [folder for folder in self._folders if folder not in self._refused]
 
@@ -264,8 +263,8 @@ class _Delivery:
             self._moved = True
         else:
             _link_or_copy(self._in_tmp, place)
-        sync_folder(new)
         self._target.quota.add(folder, self._size, 1)
+        sync_folder(new)
 
     def _close(self) -> None:
         if self._descriptor >= 0:
@@ -282,12 +281,16 @@ class _Delivery:
             self._close()
         with suppress(OSError):
             self._leave_tmp()
-        for folder, place in self._stored.items():
+        for folder in [*self._stored]:
+            self._take_out(folder)
+        for folder in {*self._folders, *self._refused}:
+            self._target.forget(folder)
+
+    def _take_out(self, folder: Path) -> None:
+        if place := self._stored.pop(folder, None):
             with suppress(OSError):  # it was never stored, or a reader has taken it
                 place.unlink()
                 self._target.quota.add(folder, -self._size, -1)
-        for folder in {*self._folders, *self._refused}:
-            self._target.forget(folder)
 
 
 # --- Names and folders

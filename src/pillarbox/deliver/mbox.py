@@ -138,6 +138,12 @@ class Mbox(Target):
                 results[path] = str(path)
             except Reject as refusal:
                 results[path] = refusal
+            except asyncio.CancelledError:
+                if not any(isinstance(result, str) for result in results.values()):
+                    raise
+                steps.ended = True
+            if steps.ended and len(results) < len(paths):  # cut off: who has the message must not get it again
+                return dict.fromkeys(paths, steps.given_up()) | results
         return results
 
     async def _append_together(self, message: Message, steps: Steps, spool: Spool, paths: list[Path]) -> None:

@@ -2,7 +2,7 @@
 
 Local programs lock such a file in two ways at once, and each of them must hold: ``fcntl``, and a file beside it whose
 name ends in ``.lock``. Ours says who holds it and how long the mailbox was: what ``kill -9`` has left half-written is
-cut off by whoever finds the lock next.
+cut off by whoever finds the lock next, until the host starts anew.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Iterable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Self
 
@@ -30,7 +31,8 @@ LOCK = ".lock"
 LONGEST_SUFFIX = "..pillarbox"  # of the names beside a mailbox
 STALE = 300.0  # seconds, of a lock that does not say who holds it: what liblockfile waits
 _BLOCK = 64 * 1024
-_OWNER = re.compile(r"(\d+)(?::(\S+))?\s*(?:pillarbox (\d+) (\d+)\s)?")
+_UNKNOWN = "-"
+_OWNER = re.compile(r"(\d+)(?::(\S+))?\s*(?:pillarbox (\d+) (\d+) (\S+)\s)?")
 
 _log = logging.getLogger("pillarbox.deliver")
 # The files that this process has open: a lock of fcntl is the process's, and closing any descriptor gives it up.
@@ -102,7 +104,7 @@ class MboxFile:
         end = self._size()
         number = os.fstat(self._descriptor).st_ino
         try:
-            content = f"{os.getpid()}:{socket.gethostname()}\npillarbox {number} {end}\n"
+            content = f"{os.getpid()}:{socket.gethostname()}\npillarbox {number} {end} {_boot()}\n"
             with own.open("xb") as file:
                 file.write(content.encode())
             try:
@@ -125,8 +127,9 @@ class MboxFile:
             content, age = file.read(1024).decode("utf-8", "replace"), time.time() - os.fstat(descriptor).st_mtime
         owner = _OWNER.match(content)
         if owner and owner[3]:
-            # One of ours, and we have the fcntl lock: so its maker has not, and is gone.
-            if int(owner[3]) == os.fstat(self._descriptor).st_ino:
+            # One of ours, and we have the fcntl lock: so its maker has not, and is gone. Where the host went with it,
+            # the lock's removal may not have come to the disk, while the message had, and was acknowledged.
+            if int(owner[3]) == os.fstat(self._descriptor).st_ino and owner[5] == _boot():
                 self._cut_off(int(owner[4]))
         elif not (_is_gone(int(owner[1]), owner[2]) if owner and int(owner[1]) else age > STALE):
             raise Busy
@@ -189,6 +192,8 @@ class MboxFile:
         with suppress(OSError):
             if self._lock_number is not None and self._lock.stat().st_ino == self._lock_number:
                 self._lock.unlink()
+                if _boot() == _UNKNOWN:
+                    sync_folder(self.path.parent)  # or after a power cut it might be there again, and be believed
         os.close(self._descriptor)
         _open_files.discard(self.path)
 
@@ -209,6 +214,15 @@ def _open(path: Path, *, create: bool) -> tuple[int, bool]:
         return os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
     except FileExistsError as error:
         raise Busy from error
+
+
+@cache
+def _boot() -> str:
+    """Return what tells this start of the host from all others, where the system (Linux) says it."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return _UNKNOWN
 
 
 def _is_gone(process: int, host: str | None) -> bool:

@@ -26,6 +26,7 @@ from pillarbox.deliver import Message, Settings, Target, unavailable
 from pillarbox.deliver.disk import Steps, Threads, refuses_all
 from pillarbox.deliver.spool import Spool
 from pillarbox.deliver.template import RECIPIENT_FIELDS, Template, clean_name, parts_of
+from pillarbox.program.paths import can_be_named
 
 __all__ = ["Pipe"]
 
@@ -118,9 +119,13 @@ class Pipe(Target):
         """Run the command, and return when it has ended."""
         delivery = _Delivery(self, message)
         try:
-            return await delivery.run()
-        finally:
+            answer = await delivery.run()
+        except BaseException:
             await delivery.end()
+            raise
+        with suppress(asyncio.CancelledError):  # too late: it is delivered
+            await delivery.end()
+        return answer
 
     def runs(self, message: Message) -> Iterator[_Run]:
         """Give a run for each recipient, or for as many as the environment has room for."""
@@ -147,8 +152,8 @@ class Pipe(Target):
         words = []
         for template in self._arguments:
             word = template.filled(value)
-            if word.startswith("-") and not template.beginning().startswith("-"):
-                # The command would take it for an option.
+            # The command would take it for an option; or it cannot be written in the locale's encoding.
+            if (word.startswith("-") and not template.beginning().startswith("-")) or not can_be_named(Path(word)):
                 raise Reject(553, "Error: this mailbox name is not allowed here", enhanced="5.1.3")
             words.append(word)
         return words
@@ -189,10 +194,10 @@ def _plain(text: str | None) -> str:
     return _CONTROL.sub("?", text or "")
 
 
-def environment(run: _Run) -> dict[str, str]:
+def environment(run: _Run) -> dict[bytes, bytes]:
     """Return the command's whole environment: where programs are, and what Postfix's local(8) tells of a message."""
     session = run.message.session
-    kept = {name: os.environ[name] for name in ("HOME", "LOGNAME", "PATH", "TZ", "USER") if name in os.environ}
+    kept = {name: os.environb[name] for name in (b"HOME", b"LOGNAME", b"PATH", b"TZ", b"USER") if name in os.environb}
     told = {
         "SENDER": str(session.envelope.mail_from or ""),
         "CLIENT_ADDRESS": session.remote_address,
@@ -204,7 +209,9 @@ def environment(run: _Run) -> dict[str, str]:
     }
     # No address holds a line end: one a line, so that each stays one, whatever it holds.
     recipients = "\n".join(_plain(recipient.address) for recipient in run.recipients)
-    return {"LANG": "C.UTF-8"} | kept | {name: _plain(text) for name, text in told.items()} | {"RECIPIENT": recipients}
+    texts = {name: _plain(text) for name, text in told.items()} | {"LANG": "C.UTF-8", "RECIPIENT": recipients}
+    # In UTF-8, as LANG says, whatever the program's own locale is.
+    return kept | {name.encode(): text.encode("utf-8", "replace") for name, text in texts.items()}
 
 
 # --- One delivery
@@ -226,11 +233,18 @@ class _Delivery:
         """Keep the message until it is whole, run the command, and say what came of it for each recipient."""
         commands = [(run, self._command(run)) for run in self._target.runs(self._message)]
         await self._spool.fill(self._message)
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(self._result(run, command)) for run, command in commands]
+        tasks: list[asyncio.Task[str | Reject]] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks += [group.create_task(self._result(run, command)) for run, command in commands]
+        except asyncio.CancelledError:
+            # What a command has done cannot be undone.
+            some = self._message.session.lmtp and any(map(_has_taken_it, tasks))
+            if not some and any(task.cancelled() for task in tasks):
+                raise
         answers: list[str | Reject] = []
         for (run, _), task in zip(commands, tasks, strict=True):
-            answer = task.result()
+            answer = self._steps.given_up() if task.cancelled() else task.result()
             if isinstance(answer, Reject) and refuses_all(answer, self._message):
                 raise answer
             answers += [answer] * len(run.recipients)
@@ -268,7 +282,7 @@ class _Delivery:
         if refusal is not None:
             raise refusal
 
-    def _begin(self, command: list[str], variables: Mapping[str, str], output: _Output) -> subprocess.Popen[bytes]:
+    def _begin(self, command: list[str], variables: Mapping[bytes, bytes], output: _Output) -> subprocess.Popen[bytes]:
         """Start a process in a group of its own, in a thread: one that starts while all is given up is killed too."""
         descriptor = self._spool.descriptor()
         try:
@@ -302,6 +316,10 @@ class _Delivery:
         self._spool.close()
 
 
+def _has_taken_it(task: asyncio.Task[str | Reject]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None and isinstance(task.result(), str)
+
+
 async def _ended(process: subprocess.Popen[bytes]) -> int:
     """Return the exit status, or the signal as a number below zero, when the process has ended."""
     try:
@@ -314,6 +332,9 @@ async def _ended(process: subprocess.Popen[bytes]) -> int:
     loop.add_reader(descriptor, ended.set)
     try:
         await ended.wait()
+    except asyncio.CancelledError:
+        if process.poll() is None:  # else it comes too late
+            raise
     finally:
         loop.remove_reader(descriptor)
         os.close(descriptor)

@@ -81,7 +81,9 @@ class Spool:
     def read(self, offset: int, length: int) -> bytes:
         """Return octets; fewer at the end."""
         if self._file is None:
-            return bytes(memoryview(self._memory)[offset : offset + length])
+            octets = bytes(memoryview(self._memory)[offset : offset + length])
+            self._steps.go_on()  # else they may be those of no message any more
+            return octets
         with self._one_at_a_time:
             self._steps.go_on()
             self._file.seek(offset)
@@ -112,7 +114,7 @@ class Spool:
 
     def close(self) -> None:
         """Forget the message."""
-        self._memory.clear()
+        self._memory = bytearray()  # whoever still reads it, in a thread, keeps the old one
         with self._one_at_a_time, suppress(OSError):  # a full disk says so once more
             if self._file is not None:
                 self._file.close()

@@ -93,7 +93,6 @@ class Stdout(Target):
         with self._locked(steps):
             if self._cut_off:
                 self._put(b"\n\n" if self.options.format == "mbox" else b"\n", steps)
-            self._cut_off = True
             for block in blocks:
                 self._put(block, steps)
             self._cut_off = False
@@ -139,6 +138,7 @@ class Stdout(Target):
             self._wait(steps)
             try:
                 view = view[os.write(self._descriptor, view[:ATOMIC]) :]
+                self._cut_off = True  # until it is whole
             except BrokenPipeError as error:
                 raise OSError(errno.EPIPE, "nobody reads standard output any more") from error
 

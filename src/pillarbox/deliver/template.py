@@ -56,7 +56,8 @@ def _field(name: str | None, spec: str | None, mark: str | None, known: Collecti
     if name in known and not spec and not mark:
         return name
     fields = " ".join(f"{{{each}}}" for each in sorted(known))
-    raise ConfigurationError(f"{where}: unknown field {{{name}}}{likely(name, list(known))} (known: {fields})")
+    written = name + (f"!{mark}" if mark else "") + (f":{spec}" if spec else "")
+    raise ConfigurationError(f"{where}: unknown field {{{written}}}{likely(name, list(known))} (known: {fields})")
 
 
 class PathTemplate:

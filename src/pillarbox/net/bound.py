@@ -79,10 +79,13 @@ class BoundSockets:
 
 def _handed_over(fd: int, backlog: int) -> socket.socket:
     sock = socket.socket(fileno=fd)
-    if sock.type != socket.SOCK_STREAM:
+    try:
+        if sock.type != socket.SOCK_STREAM:
+            raise ValueError(f"a stream socket was expected, descriptor {fd} is of another kind")
+        sock.listen(backlog)
+    except (OSError, ValueError):
         sock.detach()  # it is not ours to close
-        raise ValueError(f"a stream socket was expected, descriptor {fd} is of another kind")
-    sock.listen(backlog)
+        raise
     return sock
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -48,7 +49,8 @@ async def deliver(
 
     All read it while it arrives; then each that is required makes it durable, in order, and then all optional ones at
     once. In SMTP, where there is one reply for all, the first required target that refuses for now, or refuses all,
-    ends the others, which keep nothing.
+    ends the others, which keep nothing. Where this is cancelled when all that are required are done, it returns: the
+    message is delivered.
     """
     if len(parts) == 1:  # a task of its own would cost as much as the rest of this function
         message = Message(session, parts[0].recipients, blocks, head(parts[0]))
@@ -79,7 +81,7 @@ async def _delivered(part: Part, message: Message) -> Delivered:
 def _answers(answer: str | Sequence[str | Reject], part: Part) -> tuple[str | Reject, ...]:
     if isinstance(answer, str):
         return (answer,) * len(part.recipients)
-    answers = tuple(answer)
+    answers = tuple(answer) if isinstance(answer, Iterable) else ()
     if len(answers) != len(part.recipients) or not all(isinstance(each, str | Reject) for each in answers):
         raise TypeError(
             f"{type(part.route.target).__name__}.deliver must return a text, or a text or Reject for each of the"
@@ -112,6 +114,8 @@ class _Several:
         self._branches = [
             _Branch(part, Message(session, part.recipients, (feed := _Feed()), head(part)), feed) for part in parts
         ]
+        self._whole = False  # the message has come to its end
+        self._running = [branch.task for branch in self._branches]  # those that ``_end`` has not ended
 
     async def deliver(self, blocks: AsyncIterator[bytes]) -> list[Delivered]:
         try:
@@ -121,10 +125,24 @@ class _Several:
                 if any(self._ends_all(branch) for branch in self._branches):
                     break
             else:
+                self._whole = True
                 await self._make_durable()
-            return [branch.task.result() for branch in self._branches if self._is_over(branch)]
+            return self._results()
+        except asyncio.CancelledError:
+            await self._end()
+            if not self._is_delivered():
+                raise
+            return self._results()
         finally:
             await self._end()
+
+    def _results(self) -> list[Delivered]:
+        return [branch.task.result() for branch in self._branches if self._is_over(branch)]
+
+    def _is_delivered(self) -> bool:
+        """Whether all that are required are done with the whole message, so that it must not be sent again."""
+        required = [branch for branch in self._branches if not branch.part.route.optional]
+        return self._whole and bool(required) and all(map(self._is_over, required))
 
     async def _make_durable(self) -> None:
         for branch in self._branches:
@@ -135,8 +153,7 @@ class _Several:
                     return
         # Together: the client waits, and for several that hang no longer than for one.
         optional = [branch for branch in self._branches if branch.part.route.optional]
-        for branch in optional:
-            await branch.feed.put(None)
+        await asyncio.gather(*(branch.feed.put(None) for branch in optional))
         if optional:
             await asyncio.wait([branch.task for branch in optional])
 
@@ -151,8 +168,8 @@ class _Several:
         return len(refusals) == self._recipients or any(_code(refusal) < 500 for refusal in refusals)
 
     async def _end(self) -> None:
-        """Let who has not finished keep nothing; a target that hangs is not waited for."""
-        unfinished = [branch.task for branch in self._branches if not branch.task.done()]
+        """Let who has not finished keep nothing, once; a target that hangs is not waited for."""
+        unfinished, self._running = [task for task in self._running if not task.done()], []
         for task in unfinished:
             task.cancel()
         if unfinished:
@@ -240,7 +257,7 @@ def one_reply(recipients: Sequence[Recipient], answers: Sequence[str | Reject]) 
     # Later, if that may help anyone: those that have the message get it again.
     for refusal in sorted(refusals, key=lambda refusal: refusal is _NOT_TRIED):
         if _code(refusal) < 500:
-            return refusal
+            return unavailable() if refusal is _NOT_TRIED else refusal  # one that is raised keeps its frames
     if len(refusals) == len(answers):
         return refusals[0]
     # RFC 5321 6.1: who accepts a message takes over the duty to deliver it or to report. Nothing is sent from here, so

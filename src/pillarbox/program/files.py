@@ -20,6 +20,8 @@ PEM_OPTIONS = ("key", "cert", "ca")  # what may be a path, or the text itself
 # and such a look costs some microseconds. Looking, since what tells of changes by itself does not see those of a
 # network's file system, nor those behind a symbolic link.
 INTERVAL = 1.0
+# How long (seconds) after a change that could not be used: who was silent, or away, may be there again.
+AGAIN = 600.0
 
 _Looks = dict[str, tuple[int, int, int] | None]
 
@@ -56,17 +58,26 @@ def is_pem(value: str) -> bool:
     return value.lstrip().startswith("-----BEGIN")
 
 
-async def changed(files: Callable[[], Sequence[str]], tell: Callable[[], Awaitable[None]]) -> None:
-    """Await ``tell`` each time when some of the files have changed, and have stopped changing; never returns."""
-    told = last = await asyncio.to_thread(_look, files())
+async def changed(files: Callable[[], Sequence[str]], tell: Callable[[], Awaitable[bool]]) -> None:
+    """Await ``tell`` each time when some of the files have changed, and have stopped changing; never returns.
+
+    Where it answers that they could not be used it is asked again after a while, also without another change.
+    """
+    loop = asyncio.get_running_loop()
+    told = last = _look(files())  # at once: whoever begins to watch has just read them
+    again: float | None = None
     while True:
         await asyncio.sleep(INTERVAL)
-        now = await asyncio.to_thread(_look, files())
+        try:
+            now = await asyncio.to_thread(_look, files())
+        except RuntimeError:  # the system has no more threads now
+            continue
+        told = {file: told.get(file, look) for file, look in now.items()}  # one that is new has just been read
+        late = again is not None and loop.time() >= again
         # Key and certificate are two files: what was written a moment ago may be half of it.
-        if now != told and now == last:
-            if now.keys() == told.keys():
-                await tell()
+        if now == last and (now != told or late):
             told = now
+            again = None if await tell() else loop.time() + AGAIN
         last = now
 
 

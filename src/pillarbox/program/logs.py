@@ -168,14 +168,14 @@ def _facts_of(process: Mapping[str, Any]) -> Callable[[object, str, EventDict], 
     return facts
 
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+# Of the last ones a terminal shows what follows from right to left, so that a line seems to say something else.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m", "debug": "\x1b[2m"}
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
 def _text(*, colours: bool, times: bool, worker: int) -> Callable[[object, str, EventDict], str]:
     """Return what makes one line of a record: worker, and level unless it is INFO, in front, the client behind."""
-    from structlog.dev import ConsoleRenderer
 
     def coloured(colour: str, text: str) -> str:
         return f"{colour}{text}{_PLAIN}" if colours and colour and text else text
@@ -192,16 +192,16 @@ def _text(*, colours: bool, times: bool, worker: int) -> Callable[[object, str, 
             from time import localtime, strftime
 
             text = coloured(_DIM, strftime("%H:%M:%S", localtime())) + " " + text
-        if event.get("exc_info"):
-            text += "\n" + traceback_of({"event": "", "exc_info": event["exc_info"]}).strip("\n")
-        return text
-
-    renderer = ConsoleRenderer(colors=colours, columns=None, pad_event_to=0)
-
-    def traceback_of(event: EventDict) -> str:
-        return renderer(None, "", event)
+        return text + _traceback(event["exc_info"]) if event.get("exc_info") else text
 
     return line
+
+
+def _traceback(exc_info: Any) -> str:
+    """Return a traceback, its lines indented: what an error says may come from outside, and begin a line there too."""
+    # Not by structlog.dev: where rich is installed that shows local variables, of which some are passwords.
+    lines = logging.Formatter().formatException(exc_info).split("\n")
+    return "".join(f"\n  {_CONTROL.sub('?', each)}" for each in lines)
 
 
 def _client(event: EventDict, message: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pillarbox import BoundSockets, ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from pillarbox import SMTPServer
     from pillarbox.cli.config import Configuration
@@ -168,8 +168,12 @@ class Workers:
         if place.channel is channel:  # it may have died meanwhile
             self._history.note(str(place.number), answer)
 
+    def note(self, place: Place, snapshot: Mapping[str, Any]) -> None:
+        """Keep what a worker has counted until its end, which it says by itself."""
+        self._history.note(str(place.number), snapshot)
+
     def ended(self, place: Place) -> None:
-        """Note that a worker is gone: what it had counted when it was last asked stays on the page."""
+        """Note that a worker is gone: what it had counted when it was last heard of stays on the page."""
         self._history.end(str(place.number))
 
     async def close(self) -> None:

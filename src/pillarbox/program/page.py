@@ -148,7 +148,10 @@ def page(snapshots: Snapshots, accept: str) -> tuple[bytes, str]:
     """Return the page and its content type, in the format that an Accept field asks for."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Page(snapshots))
-    encoder, content_type = choose_encoder(accept)
+    try:
+        encoder, content_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # a version that is none
+        encoder, content_type = choose_encoder("")
     return encoder(registry), content_type
 
 

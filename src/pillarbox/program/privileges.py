@@ -21,7 +21,6 @@ _NEEDED_LATER = (
     "cryptography.hazmat.backends.openssl.backend",
     "cryptography.x509",
     "email.utils",
-    "structlog.dev",
 )
 
 _log = logging.getLogger("pillarbox.program")
@@ -36,15 +35,25 @@ class Account:
     gid: int
 
     def become(self) -> None:
-        """Change to this user, with its groups alone, so that there is no way back."""
+        """Change to this user, with its groups alone, so that there is no way back.
+
+        Raise ConfigurationError where that is not allowed: root may be without its capabilities, and who is this user
+        already cannot have another group.
+        """
         if os.geteuid() == self.uid and os.getegid() == self.gid:
             return
         for module in _NEEDED_LATER:
             with suppress(ImportError):
                 import_module(module)
-        os.initgroups(self.name, self.gid)
-        os.setgid(self.gid)
-        os.setuid(self.uid)
+        try:
+            os.initgroups(self.name, self.gid)
+            os.setgid(self.gid)
+            os.setuid(self.uid)
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"user: this process may not become {self.name} with group {self.gid}: start as root,"
+                " with CAP_SETUID and CAP_SETGID, or leave user out"
+            ) from error
         if self.uid != 0 and _can_return():
             raise RuntimeError(f"the rights of root cannot be given up for user {self.name}")
         if not os.access(os.__file__, os.R_OK):

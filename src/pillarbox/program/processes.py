@@ -55,7 +55,7 @@ def _environment() -> Mapping[str, str]:
 
 
 def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
-    """Return what a process's end fulfils, with its status."""
+    """Return what a process's end fulfils, with its status. Where nothing can wait for it, kill it; raise OSError."""
     loop = asyncio.get_running_loop()
     exited: asyncio.Future[int] = loop.create_future()
 
@@ -69,5 +69,10 @@ def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
             loop.call_soon_threadsafe(note, status)
 
     # A thread: its channel may outlive a process, in one that it has forked.
-    threading.Thread(target=wait, name=f"worker {process.pid}", daemon=True).start()
+    try:
+        threading.Thread(target=wait, name=f"worker {process.pid}", daemon=True).start()
+    except RuntimeError as error:  # the system has no more threads
+        process.kill()
+        process.wait()
+        raise OSError(str(error)) from error
     return exited

@@ -51,12 +51,16 @@ def run(configuration: Configuration) -> None:
 
     workers = number_of_workers(configuration.program.workers)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        if workers > 1:
-            from pillarbox.program.workers import Supervisor
+        try:
+            if workers > 1:
+                from pillarbox.program.workers import Supervisor
 
-            runner.run(Supervisor(configuration, workers).run())
-        else:
-            runner.run(serve(configuration))
+                runner.run(Supervisor(configuration, workers).run())
+            else:
+                runner.run(serve(configuration))
+        except Exception as error:
+            end_without_threads(2 if isinstance(error, ConfigurationError) else 1, error)
+            raise
         if hasattr(signal, "SIGHUP"):  # Python gives all other handlers back before its end, and it would kill
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
         end_without_threads(0)
@@ -71,13 +75,17 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def end_without_threads(status: int) -> None:
+def end_without_threads(status: int, failure: Exception | None = None) -> None:
     """End this process in some seconds, if it has not ended by itself by then.
 
     Python waits for all threads, and a thread cannot be ended: that of a target may hang, on a disk that is gone.
+    failure: why it ends, which nobody would say then.
     """
 
     def end() -> None:
+        if failure is not None:
+            foreseen = isinstance(failure, (ConfigurationError, ProgramFailed))
+            _log.error("%s", failure, exc_info=None if foreseen else failure)
         _log.error("a thread did not end within %g seconds after all else: the process ends without it", THREADS_TIME)
         os._exit(status)
 
@@ -201,9 +209,9 @@ async def watch_files(files: Callable[[], Sequence[str]], renew: Callable[[], Aw
     """Renew whenever some of the files of keys and certificates have changed."""
     from pillarbox.program.files import changed
 
-    async def renewed() -> None:
+    async def renewed() -> bool:
         _log.info("certificate files have changed")
-        await _tried(renew())
+        return await _tried(renew())
 
     await changed(files, renewed)
 
@@ -248,6 +256,7 @@ def hear_hangup() -> asyncio.Event:
     # Not add_signal_handler: a loop that is closed gives the signal back, and one that comes then would kill.
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, hear)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # see the command serve
     return asked
 
 

@@ -196,8 +196,12 @@ class Running:
 
     async def _change_listeners(self, added: list[tuple[_Key, Listener, BoundSockets]]) -> None:
         """Add listeners, and remove those that the configuration has no more."""
+        from pillarbox.cli.addresses import address_text
+
         for key, listener, bound in added:
             await self._listen(key, listener, bound)
+            for address in bound.addresses:
+                _log.info("listening on %s", address_text(address))
         for key in self._bound.keys() - dict(_keyed(self.configuration.listeners)):
             bound = self._bound.pop(key)
             if key[0].startswith("fd:"):

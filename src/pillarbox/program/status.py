@@ -21,6 +21,8 @@ __all__ = ["Status"]
 
 # What asks these pages has nothing to send.
 _LARGEST_REQUEST = 1024
+# How long (seconds, twice) the end waits for a client that does not take its answers.
+_LAST_ANSWERS = 1.0
 
 
 class Status:
@@ -49,7 +51,7 @@ class Status:
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._readiness)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=_LAST_ANSWERS)
 
     async def start(self, sockets: BoundSockets) -> None:
         """Answer on these sockets."""

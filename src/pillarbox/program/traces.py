@@ -52,11 +52,16 @@ class Traces:
             from opentelemetry.sdk.trace.export import BatchSpanProcessor
         except ImportError as error:
             raise ConfigurationError(f"traces need {error.name}: pip install 'pillarbox[traces]'") from error
+        except ValueError as error:  # some of the variables are read at the import
+            raise _wrong_variable(error) from error
         endpoint = None if url == ENVIRONMENT else url.rstrip("/") + "/v1/traces"
         self._addresses = addresses
         self._api = trace
         self._provider = TracerProvider(resource=_resource(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        try:
+            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint)))
+        except ValueError as error:
+            raise _wrong_variable(error) from error
         self._tracer = self._provider.get_tracer("pillarbox", __version__)
 
     async def close(self) -> None:
@@ -257,6 +262,10 @@ async def _answer(inner: Callable[..., Any] | None, *arguments: object) -> Any:
     """Return what a handler answers, if there is one."""
     answer = None if inner is None else inner(*arguments)
     return await answer if isawaitable(answer) else answer
+
+
+def _wrong_variable(error: ValueError) -> ConfigurationError:
+    return ConfigurationError(f"traces: a variable of OpenTelemetry (OTEL_…) has a value that cannot be: {error}")
 
 
 def _resource() -> Any:

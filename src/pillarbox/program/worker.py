@@ -46,7 +46,11 @@ def work(number: int, control: int, configure: Configure, log: Callable[[Configu
     else:
         os.environ["PYTHONPATH"] = path
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        try:
+            status = runner.run(_work(number, socket.socket(fileno=control), configure, log))
+        except Exception as error:
+            end_without_threads(1, error)
+            raise
         end_without_threads(status)
         return status
 
@@ -88,6 +92,7 @@ class Worker(Process):
         self._running: asyncio.Future[Running] = loop.create_future()
         self._stopped = asyncio.Event()
         self._newest: Mapping[str, Any] | None = None
+        self._counted: Callable[[], Mapping[str, Any]] = dict
         self._sockets: list[list[socket.socket]] = []
 
     async def connect(self, control: socket.socket) -> Channel:
@@ -128,7 +133,7 @@ class Worker(Process):
         return None  # the supervisor's tell of all workers
 
     async def observe(self, observed: Observed, pages: BoundSockets | None) -> None:
-        self.channel.handlers["metrics"] = observed.snapshot
+        self.channel.handlers["metrics"] = self._counted = observed.snapshot
 
     async def sockets(self, configuration: Configuration) -> Sequence[BoundSockets]:
         return [BoundSockets(each) for each in self._sockets]
@@ -161,4 +166,5 @@ class Worker(Process):
             _log.warning("the supervisor is gone: closing")
 
     def closed(self) -> None:
-        return
+        if counted := self._counted():
+            self.channel.tell("counted", counted)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pillarbox import BoundSockets, ConfigurationError, self_signed_certificate
 from pillarbox.program import systemd
-from pillarbox.program.channel import Channel
+from pillarbox.program.channel import Channel, Handlers
 from pillarbox.program.counts import WorkersCounts
 from pillarbox.program.logs import log_to_stderr
 from pillarbox.program.observed import Workers
@@ -324,16 +324,22 @@ class Slot:
         """Start a process, and return its status when it is dead."""
         supervisor = self._supervisor
         ours, its = socket.socketpair()
-        channel = await Channel.over(ours, {"ready": self._is_ready, "failed": self._failed})
+        told: Handlers = {
+            "ready": self._is_ready,
+            "failed": self._failed,
+            "counted": partial(supervisor.pages.note, self),
+        }
+        channel = await Channel.over(ours, told)
         self.channel = channel
+        descriptors = supervisor.descriptors  # while the options are made the end may come, which closes them here
         try:
             with its:
-                self._process = spawn(self.number, its.fileno(), supervisor.descriptors, supervisor.counts.descriptors)
+                self._process = spawn(self.number, its.fileno(), descriptors, supervisor.counts.descriptors)
             exited = exit_of(self._process)
             configuration = supervisor.configuration
             options = await supervisor.options(configuration)
             memory = (len(supervisor.workers), supervisor.counts.descriptors)
-            channel.tell("start", dict(configuration.snapshot), supervisor.descriptors, options, *memory)
+            channel.tell("start", dict(configuration.snapshot), descriptors, options, *memory)
             return await exited
         finally:
             await self._heard_out(channel)

@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import os
 import ssl
+from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
 from typing import TYPE_CHECKING, ClassVar
@@ -96,9 +97,13 @@ class Webhook(Target):
                 await spool.write(block)
             await spool.finish()
             body = await steps.run(self._body, message, spool)
-            return await self._endpoint.post(body, identifier, message)
-        finally:
+            answer = await self._endpoint.post(body, identifier, message)
+        except BaseException:
             await steps.end(spool.close)
+            raise
+        with suppress(asyncio.CancelledError):  # too late: it is delivered
+            await steps.end(spool.close)
+        return answer
 
     def _check_size(self, size: int) -> None:
         limit = self.settings.size_limit

@@ -6,12 +6,13 @@ None of these functions raises, whatever a message says, and each takes time in 
 from __future__ import annotations
 
 import binascii
-import codecs
 import quopri
 import re
 from email.errors import MessageError
 from email.header import decode_header
 from email.utils import getaddresses, parsedate_to_datetime
+
+from pillarbox.deliver.charsets import in_charset
 
 __all__ = ["addresses", "clean", "date", "decoded", "text_of", "unfolded"]
 
@@ -22,8 +23,6 @@ ADDRESSES = 1000  # mailboxes of all fields of one name
 # the 75 characters that it allows. The bounds keep a field without any end of a word from being read again and again.
 _WORD = r"=\?[^?\s]{1,60}\?[bBqQ]\?[^?\r\n]{0,1000}\?="
 _WORDS = re.compile(rf"{_WORD}(?:[ \t]+{_WORD})*")
-# Codecs of Python that are no charset of any mail; some of them take time by the square of their input.
-_NO_CHARSETS = {"idna", "mbcs", "oem", "punycode", "raw_unicode_escape", "undefined", "unicode_escape"}
 
 
 def unfolded(value: str) -> str:
@@ -91,12 +90,7 @@ def _octets(encoded: bytes, encoding: str) -> bytes:
 
 
 def _in_charset(octets: bytes, charset: str | None) -> str:
-    try:
-        codec = codecs.lookup(charset or "utf-8").name
-        text = octets.decode("utf-8" if codec.replace("-", "_") in _NO_CHARSETS else codec, "replace")
-    except (LookupError, ValueError, UnicodeError):  # there is no such charset; or a NUL in its name
-        text = octets.decode("utf-8", "replace")
-    return clean(text)
+    return clean(in_charset(octets, charset))
 
 
 def clean(text: str) -> str:

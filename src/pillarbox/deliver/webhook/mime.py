@@ -14,6 +14,7 @@ from email.parser import HeaderParser
 from itertools import islice
 from typing import Protocol
 
+from pillarbox.deliver.charsets import in_charset
 from pillarbox.deliver.webhook.fields import clean, decoded, text_of, unfolded
 
 __all__ = ["Attachment", "Content", "Source", "content_of"]
@@ -209,7 +210,7 @@ def _take_text(content: Content, source: Source, part: _Part, limit: int) -> boo
     if part.header.get_content_disposition() == "attachment" or _filename(part.header) is not None:
         return False
     encoded = source.read(part.start, min(part.end - part.start, limit))
-    setattr(content, kind, text_of(encoded, _encoding(part.header), part.header.get_content_charset()))
+    setattr(content, kind, text_of(encoded, _encoding(part.header), _charset(part.header)))
     if part.end - part.start > limit:
         content.truncated.add(kind)
     return True
@@ -221,7 +222,7 @@ def _attachment(part: _Part) -> Attachment:
     return Attachment(
         filename=_filename(header),
         content_type=clean(header.get_content_type()),
-        charset=_or_none(header.get_content_charset()),
+        charset=_or_none(_charset(header)),
         disposition=_or_none(header.get_content_disposition()),
         content_id=decoded(content_id).strip("<>") if content_id else None,
         encoding=_encoding(header),
@@ -237,8 +238,20 @@ def _encoding(header: Header[str, str]) -> str:
 
 
 def _filename(header: Header[str, str]) -> str | None:
-    name = header.get_filename()
-    return decoded(name) if name is not None else None
+    # Not get_filename(), nor get_content_charset() below: they ask Python for each charset that a message calls one.
+    name = header.get_param("filename", None, "content-disposition")
+    name = header.get_param("name") if name is None else name
+    return None if name is None else decoded(_extended(name).strip())
+
+
+def _charset(header: Header[str, str]) -> str | None:
+    charset = _extended(header.get_param("charset", "")).lower()
+    return charset if charset.isascii() else None
+
+
+def _extended(value: str | tuple[str | None, str | None, str]) -> str:
+    """Return a parameter's value; one in the form of RFC 2231 is charset, language and text."""
+    return value if isinstance(value, str) else in_charset(value[2].encode("raw-unicode-escape"), value[0] or "ascii")
 
 
 def _text_parameter(header: Header[str, str], name: str) -> str | None:
