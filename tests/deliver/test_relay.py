@@ -537,6 +537,28 @@ class TestConnections:
                 assert shown(await target.deliver(message(SIMPLE))) == [f"{url} (250 ok)"]
             assert most == 2
 
+    @pytest.mark.parametrize(
+        ("found", "said"),
+        [
+            (None, "its name cannot be looked up in time"),
+            (socket.gaierror(-2, "Name or service not known"), "Name or service not known"),
+            (UnicodeError("label too long"), "label too long"),
+            ([], "it has no address"),
+        ],
+    )
+    async def test_a_name_without_an_address(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, found: Any, said: str
+    ) -> None:
+        async def getaddrinfo(*_: Any, **__: Any) -> Any:
+            if isinstance(found, Exception):
+                raise found
+            return found if found is not None else await asyncio.Event().wait()
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+        async with relay("smtp://some.example", Limits(connect=0.2)) as target:
+            assert await refused(target) == UNREACHABLE
+        assert caplog.messages[-1] == f"smtp://some.example: cannot connect: {said}"
+
     @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue may answer")
     async def test_an_address_that_does_not_answer_leaves_time_for_the_next(
         self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -68,6 +68,8 @@ async def _to_host(place: Place) -> socket.socket:
     try:
         async with asyncio.timeout_at(end):
             found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise Lost("cannot connect: its name cannot be looked up in time", "4.4.1") from None
     except (OSError, ValueError) as error:  # ValueError: a name that IDNA cannot encode
         found, failed = [], error
     for left, (family, _, _, _, address) in zip(range(len(found), 0, -1), found, strict=True):
