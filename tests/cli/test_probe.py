@@ -207,6 +207,20 @@ class TestStatus:
         reports = json.loads(result.stdout)
         assert [each["server"] for each in reports] == ["[::1]:25", "[::1]:465", "[::1]:587"]
 
+    @pytest.mark.parametrize(
+        ("arguments", "place"),
+        [
+            (["lmtp://[::1]"], ("[::1]:24", "lmtp")),
+            (["--lmtp", "[::1]"], ("[::1]:24", "lmtp")),
+            (["--lmtp", "smtp://[::1]"], ("[::1]:24", "lmtp")),
+            (["smtps://[::1]"], ("[::1]:465", "smtp")),
+            (["smtp://[::1]"], ("[::1]:25", "smtp")),
+        ],
+    )
+    def test_a_scheme_has_its_port(self, run: Run, arguments: list[str], place: tuple[str, str]) -> None:
+        result = run("probe", "--json", "--timeout", "0.2", *arguments)
+        assert [(each["server"], each["protocol"]) for each in json.loads(result.stdout)] == [place]
+
     def test_one_that_says_little_at_a_time(self, run: Run) -> None:
         def drip(listening: socket.socket) -> None:
             with contextlib.suppress(OSError), listening.accept()[0] as client:
@@ -221,7 +235,9 @@ class TestStatus:
             dripping.join(10)
         assert "timed out" in report["failure"]
 
-    @pytest.mark.parametrize("arguments", [[], ["::1:25"], ["http://x"], ["--timeout", "0", "x"]])
+    @pytest.mark.parametrize(
+        "arguments", [[], ["::1:25"], ["http://x"], ["--timeout", "0", "x"], ["--timeout", "1e10", "x"]]
+    )
     def test_wrong_arguments(self, run: Run, arguments: list[str]) -> None:
         assert run("probe", *arguments).exit_code == 2
 

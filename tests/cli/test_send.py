@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import email
 import email.policy
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,6 +126,21 @@ class TestMessages:
     def test_filled_up(self, run: Run, server: Server, size: str) -> None:
         assert run("send", *TO, *at(server), "--size", size, "-q").exit_code == 0
         assert abs(len(server.delivery.content) - size_of(size)) <= 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--subject", "a\nb"], r"Subject: 'a\\nb' cannot stand there \(Header values may not"),
+            (["--header", "Cc: a@b.c", "--header", "Cc: d@e.f"], r"Cc: 'd@e.f' cannot stand there \(There may be"),
+            (["--header", "Reply-To: <"], "Reply-To: '<' cannot stand there"),
+            (["--to", "bob@"], "To: 'ann@example.com, bob@' cannot stand there"),
+            (["--body", "b\udce9"], "--body: it is not UTF-8"),
+        ],
+    )
+    def test_what_no_message_can_have(self, run: Run, server: Server, arguments: list[str], message: str) -> None:
+        result = run("send", *TO, *at(server), *arguments)
+        assert result.exit_code == 2
+        assert re.search(message, result.stderr)
 
     def test_a_size_that_is_too_small(self, run: Run, server: Server) -> None:
         result = run("send", *TO, *at(server), "--size", "10")
@@ -307,6 +325,22 @@ class TestAuth:
             assert server.verbs().count("AUTH") == 1
 
     @pytest.mark.parametrize(
+        ("mechanism", "told"), [("LOGIN", PASSWORD), ("LOGIN", "abcdef"), ("PLAIN", f"\0{USER}\0{PASSWORD}")]
+    )
+    def test_a_server_that_repeats_what_it_does_not_know(
+        self, run: Run, saying: Callable[[bytes], int], tmp_path: Path, mechanism: str, told: str
+    ) -> None:
+        (tmp_path / "password").write_text(told.rpartition("\0")[2])
+        secret = base64.b64encode(told.encode()).decode()
+        replies = b"334 x\r\n" * (2 if mechanism == "LOGIN" else 0) + f"500 what is {secret}?\r\n".encode()
+        port = saying(f"220 x\r\n250-x\r\n250 AUTH {mechanism}\r\n".encode() + replies)
+        login = ("--server", f"smtp://{USER}@{HOST}:{port}", "--password-file", tmp_path / "password")
+        result = run("send", *TO, *login)
+        assert result.exit_code == 77
+        assert secret not in result.output
+        assert result.output.count("500 what is ********?") == 2
+
+    @pytest.mark.parametrize(
         ("options", "message"),
         [
             ({"disabled_commands": ["AUTH"]}, "offers no AUTH: send knows PLAIN, LOGIN, CRAM-MD5"),
@@ -349,6 +383,15 @@ class TestLMTP:
             "accepted: bob@example.com: 250 OK: message accepted",
         ]
 
+    def test_some_replies_do_not_come(self, run: Run, saying: Callable[[bytes], int]) -> None:
+        port = saying(b"220 x\r\n250 x\r\n" + b"250 ok\r\n" * 3 + b"354 go on\r\n250 has it\r\n")
+        result = run("send", *TO, "--to", "bob@example.com", "--server", f"lmtp://{HOST}:{port}")
+        assert result.exit_code == 75
+        assert result.stdout.splitlines() == [
+            "accepted: ann@example.com: 250 has it",
+            "refused: bob@example.com: 421 no reply came: Connection unexpectedly closed",
+        ]
+
     def test_by_unix_socket(self, run: Run, server: Server) -> None:
         result = run("send", *TO, "--server", f"lmtp+unix:{server.lmtp_path}", "--tls", "never")
         assert result.exit_code == 0
@@ -374,6 +417,36 @@ class TestStatus:
         with serving(size=2000, hide_size=True) as server:
             assert run("send", *TO, *at(server), "--size", "10k").exit_code == 69
 
+    def test_what_is_no_reply_is_no_yes(self, run: Run, saying: Callable[[bytes], int]) -> None:
+        port = saying(b"220 x\r\n250 x\r\nwhat?\r\n250 ok\r\n354 go on\r\n250 ok\r\n")
+        result = run("send", *TO, "--server", f"{HOST}:{port}")
+        assert (result.exit_code, result.stdout[:8]) == (76, "refused:")
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a reset takes with it what was not read")
+    @pytest.mark.parametrize(
+        ("early", "status", "shown"),
+        [
+            (b"552 too large\r\n", 69, "refused: ann@example.com: 552 too large"),
+            (b"250 have it\r\n", 76, "says 250 have it, and has not read all of the message"),
+            (b"", 75, "broke the connection off"),
+        ],
+    )
+    def test_an_answer_before_the_end(self, run: Run, early: bytes, status: int, shown: str) -> None:
+        def serve(listening: socket.socket) -> None:
+            with listening.accept()[0] as client:
+                client.settimeout(20)
+                client.sendall(b"220 x\r\n250 x\r\n250 ok\r\n250 ok\r\n354 go on\r\n")
+                while b"Subject" not in client.recv(65536):
+                    pass
+                client.sendall(early)
+
+        with socket.create_server((HOST, 0)) as listening:
+            serving = threading.Thread(target=serve, args=(listening,), daemon=True)
+            serving.start()
+            result = run("send", *TO, "--size", "30M", "--server", f"{HOST}:{listening.getsockname()[1]}")
+            serving.join(20)
+        assert (result.exit_code, shown in result.output) == (status, True), result.output[-300:]
+
     def test_nothing_listens(self, run: Run, closed_port: int) -> None:
         result = run("send", *TO, "--server", f"{HOST}:{closed_port}")
         assert result.exit_code == 68
@@ -396,6 +469,7 @@ class TestStatus:
             (b"220 hello\r\n" + b"x" * 9000 + b"\r\n", 76, "does not speak SMTP"),
             (b"220 hello\r\n554 no\r\n554 no\r\n", 69, "refused: 554 no"),
             (b"220-hello\r\n" * 10_000, 76, "the reply does not end"),
+            (b"220 x\r\n250 x\r\n250 ok\r\n250 ok\r\n250 sure\r\n", 76, "it says 250 sure to DATA"),
         ],
     )
     def test_a_strange_server(
@@ -414,6 +488,8 @@ class TestStatus:
             ([*TO, "--attach", "none.png"], "--attach none.png: cannot be read"),
             ([*TO, "--header", "x"], "write 'Name: value'"),
             ([*TO, "--header", "X: a\nBcc: b"], "write 'Name: value'"),
+            ([*TO, "--header", "Content-Type: text/html"], "what is made up says that itself"),
+            (["--to", "b\udce9n@example.com"], "is no address"),
             (["--to", "<ann@example.com>"], "is no address: write joe@example.com"),
             (["--to", "a@b\r\nRCPT TO:<c@d>"], "is no address"),
             ([*TO, "--mail-parameter", "A\r\nB"], "is no parameter"),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -128,6 +130,15 @@ class TestAnswers:
         async with endpoint(answering(status, body)) as there, webhook(there.url) as target:
             assert await refused(target) == NOT_NOW
         assert "its answer cannot be understood: " in caplog.text
+
+    async def test_a_refusal_that_is_compressed_is_no_yes(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def compressed(_: web.Request) -> web.StreamResponse:
+            body = gzip.compress(b'{"reply": {"code": 550}}')
+            return web.Response(body=body, content_type="application/json", headers={"Content-Encoding": "gzip"})
+
+        async with endpoint(compressed) as there, webhook(there.url) as target:
+            assert await refused(target) == NOT_NOW
+        assert "its answer is compressed" in caplog.text
 
     @pytest.mark.parametrize(
         "answer",

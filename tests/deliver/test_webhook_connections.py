@@ -56,6 +56,19 @@ class TestConnections:
                 await direct.deliver(message(HELLO))
         assert proxy.got[0].headers["Host"] == "hooks.invalid"
 
+    async def test_a_proxy_that_lets_nobody_through(self, caplog: pytest.LogCaptureFixture) -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 407 Who are you\r\nContent-Length: 0\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+        proxy = f"http://joe:s3cret@127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with server, webhook("https://hooks.invalid/in", proxy=proxy, attempts=1) as target:
+            assert await refused(target) == NOT_NOW
+        assert "the proxy answers 407 (look at proxy)" in caplog.text
+        assert "s3cret" not in caplog.text
+
     @pytest.mark.promises(
         "Replies and logs", "Passwords and tokens, and what they could be guessed from, reach no log at any level."
     )

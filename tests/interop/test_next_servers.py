@@ -236,6 +236,28 @@ def test_postfix_big_and_many(relay: Start, edge: Edge) -> None:
     assert len(connects) == 1
 
 
+@pytest.mark.proves(MTA, "refusals hold where it has enough of them (421)")
+def test_postfix_that_ends_a_connection_with_many_errors(relay: Start, serve: Started) -> None:
+    reject = "check_recipient_access regexp:{{/^nobody/ REJECT}}"
+    behind = relay(smtpd_recipient_restrictions=reject, smtpd_hard_error_limit=3, smtpd_error_sleep_time=0)
+    port = serve(f"smtp:{behind.postfix.path}", listen="lmtp = true").port()
+    wanted = [RECIPIENT, *(f"nobody{number}@example.com" for number in range(5))]
+    refused = 0
+    with smtplib.LMTP(HOST, port, local_hostname="client.example.org", timeout=30) as client:
+        client.ehlo()
+        while wanted:  # as a mail server with a queue, which comes again with those that are left
+            client.mail(SENDER)
+            assert [client.rcpt(each)[0] for each in wanted] == [250] * len(wanted)
+            first = client.data(SIMPLE)[0]
+            codes = [first, *(client.getreply()[0] for _ in wanted[1:])]
+            refused += codes.count(554)
+            left = [each for each, code in zip(wanted, codes, strict=True) if code == 451]
+            assert len(left) < len(wanted), "nothing would ever come of it"
+            wanted = left
+    assert refused == 5
+    assert behind.server.next().rcpt_to == (RECIPIENT,)
+
+
 # --- smtp-sink misbehaves
 
 

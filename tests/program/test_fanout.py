@@ -228,7 +228,7 @@ class TestTime:
 
         events: list[str] = []
         targets = [Recorder(name, events) for name in "ab"[:number]]
-        (answer,) = await delivered(routes(*targets, timeout=0.15), source=slow_client())
+        (answer,) = await delivered(routes(*targets, timeout=0.3), source=slow_client())
         assert isinstance(answer, str)
 
     async def test_a_timeout_of_the_targets_own_is_a_bug_of_it(self, caplog: pytest.LogCaptureFixture) -> None:

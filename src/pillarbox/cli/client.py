@@ -20,6 +20,7 @@ from pillarbox.cli.status import Failure, Status
 from pillarbox.cli.transcript import Transcript, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self
 
     from pillarbox.cli.peer import Peer
@@ -134,8 +135,17 @@ class Client(smtplib.SMTP):
     def putcmd(self, cmd: str, args: str = "") -> None:
         """Send a command, and show it."""
         verb, _, rest = cmd.partition(" ") if not args else (cmd, "", args)
-        self.transcript.command(verb.upper() if verb.isalpha() and len(verb) < 9 else verb, rest)
+        self.transcript.command(verb, rest)
         super().putcmd(cmd, args)
+
+    def takes(self, blocks: Iterable[bytes]) -> bool:
+        """Send a message; False where the server went or stopped reading: it may have said why, see ``getreply``."""
+        try:
+            for block in blocks:
+                self._socket.sendall(block)
+        except OSError:
+            return False
+        return True
 
     def getreply(self) -> Answer:
         """Read a reply, and show it."""

@@ -112,7 +112,8 @@ def _log_in(client: Client, order: Order) -> None:
         raise Failure(f"{order.peer} {_offers(client, offered)}: send knows {', '.join(known)}", Status.LOGIN)
     answer = _authenticated(client, mechanism, user, password)
     if answer[0] != 235:
-        raise Failure(f"the login of {user} was refused: {told(answer)}", Status.LOGIN)
+        said = told((answer[0], client.transcript.masked(answer[1])))
+        raise Failure(f"the login of {user} was refused: {said}", Status.LOGIN)
 
 
 def _offers(client: Client, offered: list[str]) -> str:

@@ -82,17 +82,20 @@ def _filler(length: int) -> str:
 
 def _message(wanted: Wanted, filler: str, like: EmailMessage | None = None) -> EmailMessage:
     message = EmailMessage(policy=SMTP)
-    message["From"] = wanted.sender or f"postmaster@{own_name()}"
-    message["To"] = ", ".join(wanted.recipients)
-    message["Subject"] = wanted.subject
+    _add(message, "From", wanted.sender or f"postmaster@{own_name()}")
+    _add(message, "To", ", ".join(wanted.recipients))
+    _add(message, "Subject", wanted.subject)
     message["Date"] = like["Date"] if like else format_datetime(localtime())
     message["Message-ID"] = like["Message-ID"] if like else make_msgid(domain=own_name())
     for name, value in wanted.headers:
         if name.lower() in _ONCE:
             del message[name]
-        message[name] = value
+        _add(message, name, value)
     body = wanted.body if wanted.body.endswith("\n") else f"{wanted.body}\n"
-    message.set_content(body + filler, cte="7bit" if body.isascii() else "8bit")
+    try:
+        message.set_content(body + filler, cte="7bit" if body.isascii() else "8bit")
+    except UnicodeEncodeError as error:
+        raise ConfigurationError("--body: it is not UTF-8") from error
     for name, data in wanted.attachments:
         _attach(message, name, data)
     if like is not None and message.is_multipart():
@@ -100,11 +103,23 @@ def _message(wanted: Wanted, filler: str, like: EmailMessage | None = None) -> E
     return message
 
 
+def _add(message: EmailMessage, name: str, value: str) -> None:
+    try:
+        message[name] = value
+    except Exception as error:  # the parser stumbles over what is no address in more than one way
+        reason = f" ({error})" if isinstance(error, ValueError) else ""
+        raise ConfigurationError(
+            f"{name}: {value!r} cannot stand there{reason}: leave it out, or give a FILE"
+        ) from error
+
+
 def header_field(text: str) -> tuple[str, str]:
     """Split ``Name: value``; raise ConfigurationError where it is none."""
     name, colon, value = text.partition(":")
     if not colon or not re.fullmatch(r"[!-9;-~]+", name) or "\n" in value or "\r" in value:
         raise ConfigurationError(f"--header {text!r}: write 'Name: value'")
+    if name.lower().startswith("content-"):  # it would be lost where the content is set
+        raise ConfigurationError(f"--header {text!r}: what is made up says that itself: leave it out, or give a FILE")
     return name, value.strip()
 
 

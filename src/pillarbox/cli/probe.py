@@ -38,7 +38,9 @@ connect; 69 or 75 it refuses (5xx, 4xx); 76 TLS failed, or it is no SMTP.
 @click.option("--lmtp", is_flag=True, help="Speak LMTP.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 @click.option("--strict", is_flag=True, help="Warnings make status 1.")
-@click.option("--timeout", metavar="SECONDS", type=click.FloatRange(0.1), default=10.0, help="For each step; else 10.")
+@click.option(
+    "--timeout", metavar="SECONDS", type=click.FloatRange(0.1, 86_400), default=10.0, help="For each step; else 10."
+)
 @click.argument("server", shell_complete=complete.servers)
 def probe(server: str, lmtp: bool, as_json: bool, strict: bool, timeout: float) -> None:
     """Run the command."""
@@ -62,6 +64,9 @@ def _peers(server: str, *, lmtp: bool) -> list[Peer]:
     peer = peer_from_text(server, 0)
     if peer.port or peer.path:
         return [replace(peer, lmtp=peer.lmtp or lmtp)]
+    if "://" in server:
+        peer = peer_from_text(server)
+        return [replace(peer, lmtp=peer.lmtp or lmtp, port=24 if lmtp and not peer.implicit_tls else peer.port)]
     if lmtp:
         return [replace(peer_from_text(server), lmtp=True, port=24)]
     return [replace(peer, port=port, implicit_tls=port == 465) for port in PORTS]

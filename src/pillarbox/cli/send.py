@@ -155,7 +155,7 @@ def _sender(sender: str | None, peer: Peer) -> str:
 
 def _check(envelope: Envelope) -> None:
     for address in (envelope.sender, *envelope.recipients):
-        if any(c in address for c in "<>\r\n\0"):
+        if any(c in "<>\r\n\0" or "\ud800" <= c <= "\udfff" for c in address):  # the last: no UTF-8
             raise ConfigurationError(f"{address!r} is no address: write joe@example.com")
     for parameter in (*envelope.mail_parameters, *envelope.rcpt_parameters):
         if not parameter or not parameter.isprintable():

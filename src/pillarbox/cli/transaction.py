@@ -6,6 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pillarbox.cli.client import told
+from pillarbox.cli.status import Failure, Status
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -48,7 +51,7 @@ class Outcome:
 def transact(client: Client, envelope: Envelope, content: Content) -> list[Outcome]:
     """Hand one message over; return an outcome for each recipient, in their order."""
     answer = client.docmd("MAIL", _line(f"FROM:<{envelope.sender}>", _mail_parameters(client, envelope, content)))
-    if answer[0] >= 300:
+    if not 200 <= answer[0] < 300:
         return _all(envelope.recipients, answer)
     outcomes = [_rcpt(client, each, envelope.rcpt_parameters) for each in envelope.recipients]
     taken = [outcome for outcome in outcomes if outcome.accepted]
@@ -77,23 +80,43 @@ def _rcpt(client: Client, recipient: str, parameters: Sequence[str]) -> Outcome:
 
 def _data(client: Client, content: Content, recipients: Sequence[str]) -> list[Outcome]:
     answer = client.docmd("DATA")
+    if 200 <= answer[0] < 300:
+        raise Failure(f"{client.peer} does not speak SMTP: it says {told(answer)} to DATA", Status.PROTOCOL)
     if answer[0] != 354:
         return _all(recipients, answer)
     client.transcript.message(content.data)
     # RFC 5321 4.5.2: "If it is a period, one additional period is inserted at the beginning of the line."
     data = _FIRST_DOT.sub(b"..", content.data) + b".\r\n"
-    for begin in range(0, len(data), _BLOCK):  # so that the connection's time limit is for a block, not for the whole
-        client.send(data[begin : begin + _BLOCK])
+    blocks = (data[begin : begin + _BLOCK] for begin in range(0, len(data), _BLOCK))  # the time limit is for each
+    if not client.takes(blocks):
+        return _all(recipients, _early(client))
     client.transcript.command(".", "")
     return _finals(client, recipients)
+
+
+def _early(client: Client) -> Answer:
+    """Return why a server does not take a message to its end, if it said so."""
+    answer = client.getreply()
+    client.close()  # what it takes for commands from now on, nobody knows
+    if 200 <= answer[0] < 300:
+        raise Failure(f"{client.peer} says {told(answer)}, and has not read all of the message", Status.PROTOCOL)
+    return answer
 
 
 def _finals(client: Client, recipients: Sequence[str]) -> list[Outcome]:
     client.wait_up_to(PATIENCE_AT_END)
     # RFC 2033 4.2: "after the final ".", the server … returns one reply for each previously successful RCPT command in
     # the mail transaction, in the order that the RCPT commands were issued."
-    replies = [client.getreply() for _ in (recipients if client.peer.lmtp else recipients[:1])]
-    client.wait_up_to()
+    replies: list[Answer] = []
+    try:
+        for _ in recipients if client.peer.lmtp else recipients[:1]:
+            replies.append(client.getreply())  # noqa: PERF401 - those before an error count
+        client.wait_up_to()
+    except OSError as error:  # of which smtplib's own errors are some
+        if not replies:
+            raise
+        client.close()
+        replies += [(421, f"no reply came: {error}".encode())] * (len(recipients) - len(replies))
     if not client.peer.lmtp:
         replies *= len(recipients)
     return [Outcome(recipient, reply) for recipient, reply in zip(recipients, replies, strict=True)]

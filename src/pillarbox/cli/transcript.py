@@ -28,25 +28,35 @@ class Transcript:
     def __init__(self, *, shown: bool = True) -> None:
         self._shown = shown
         self._secret = False  # what the client says next answers a challenge of AUTH
+        self._secrets: set[str] = set()  # what it said so, in case the server repeats it
 
     def command(self, verb: str, arguments: str) -> None:
         """Show a command; of AUTH its mechanism alone."""
+        shown = verb.upper() if verb.isalpha() and len(verb) < 9 else verb
         if self._secret:
+            self._secrets.add(f"{verb} {arguments}".strip())
             self._write("C:", _MASK, "cyan")
         elif verb.upper() == "AUTH":
-            mechanism, secret, _ = arguments.partition(" ")
-            self._write("C:", f"{verb} {mechanism}{' ' + _MASK if secret else ''}", "cyan")
+            mechanism, _, secret = arguments.partition(" ")
+            self._write("C:", f"{shown} {mechanism}{' ' + _MASK if secret else ''}", "cyan")
             self._secret = True
+            self._secrets.add(secret)
         else:
-            self._write("C:", f"{verb} {arguments}".rstrip(), "cyan")
+            self._write("C:", f"{shown} {arguments}".rstrip(), "cyan")
 
     def reply(self, code: int, text: bytes) -> None:
         """Show a reply, all its lines."""
         self._secret = self._secret and code == 334
-        lines = text.split(b"\n")
+        lines = self.masked(text).split(b"\n")
         for number, line in enumerate(lines, 1):
             hyphen = " " if number == len(lines) else "-"
             self._write("S:", f"{code if code >= 0 else '???'}{hyphen}{plain(line)}", "red" if code >= 400 else "green")
+
+    def masked(self, text: bytes) -> bytes:
+        """Return a reply without credentials: a server that does not know a command may repeat it."""
+        for secret in self._secrets - {""}:
+            text = text.replace(secret.encode(), _MASK.encode())
+        return text
 
     def message(self, content: bytes) -> None:
         """Show the first lines of a message."""

@@ -16,7 +16,7 @@ from pillarbox import ConfigurationError, Reject, log_fields
 from pillarbox.deliver import Target
 from pillarbox.deliver import relay_settings as wanted
 from pillarbox.deliver.dots import BareNewline
-from pillarbox.deliver.relay_client import GONE, Lost
+from pillarbox.deliver.relay_client import GONE, LONGEST_TEXT, Lost
 from pillarbox.deliver.relay_commands import mail_command, rcpt_command
 from pillarbox.deliver.relay_content import Content
 from pillarbox.deliver.relay_pool import Pool
@@ -43,6 +43,7 @@ _LOST = {
     "4.4.1": "Error: the next server cannot be reached, try again later",
     "4.4.2": "Error: the connection to the next server was lost, try again later",
 }
+_NO_TEXT = "Error: refused by the next server"
 _NOT_NOW = "Error: the message cannot be handed on now, try again later"
 # RFC 4954 6: what these say (530, 534, 535, 538) is about our own login, of which the client can know nothing.
 _ABOUT_OUR_LOGIN = (530, 534, 535, 538)
@@ -183,7 +184,8 @@ class Relay(Target):
         session = message.session
         if not sender.ok:
             return [self._refusal(sender, session)] * len(message.recipients)
-        answers = [None if reply.ok else self._refusal(reply, session) for reply in replies]
+        refusals = {reply: self._refusal(reply, session) for reply in dict.fromkeys(replies) if not reply.ok}
+        answers = [refusals.get(reply) for reply in replies]
         return answers if session.lmtp else _all_or_none(answers, message.recipients)
 
     # --- What the client is told
@@ -202,7 +204,7 @@ class Relay(Target):
         status = _ENHANCED.match(reply.lines[0])
         enhanced = status[0] if status and status[1] == str(reply.code)[0] else None
         lines = [line.removeprefix(enhanced or "").strip() for line in reply.lines]
-        return Reject(reply.code, " ".join(lines) or None, enhanced=enhanced)
+        return Reject(reply.code, " ".join(lines)[:LONGEST_TEXT] or _NO_TEXT, enhanced=enhanced)
 
     def _lost(self, lost: Lost, session: Session) -> Reject:
         fields = log_fields(session, "deliver", "deliver")

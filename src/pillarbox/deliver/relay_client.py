@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,9 +18,10 @@ from pillarbox.deliver.dots import Dots
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Mapping, Sequence
 
-__all__ = ["GONE", "LIMITS", "LONGEST_LINE", "Connection", "Limits", "Lost", "Reply"]
+__all__ = ["GONE", "LIMITS", "LONGEST_LINE", "LONGEST_TEXT", "Connection", "Limits", "Lost", "Reply"]
 
 LONGEST_LINE = 8192  # octets; RFC 5321 4.5.3.1.5 has 512, and servers that go beyond it exist
+LONGEST_TEXT = 1000  # characters of a reply, however many lines it has, that a log or a client gets
 _MOST_LINES = 100
 
 # RFC 5321 4.2: "Reply-line = *( Reply-code "-" [ textstring ] CRLF ) Reply-code [ SP textstring ] CRLF".
@@ -34,7 +36,7 @@ class Limits:
     """
 
     # 4.5.3.2.1 has "Initial 220 Message: 5 Minutes", but a client waits so long for all of this: a minute is for
-    # connecting and the handshake, and one for the greeting.
+    # connecting, one for the handshake, and one for the greeting.
     connect: float = 60.0
     command: float = 300.0  # 4.5.3.2.2 and .3: "MAIL Command: 5 Minutes", "RCPT Command: 5 Minutes"
     data: float = 120.0  # 4.5.3.2.4: "DATA Initiation: 2 Minutes"
@@ -49,12 +51,13 @@ LIMITS = Limits()
 class Lost(Exception):
     """There is no connection to the next server any more, or none could be made; its text is for the log.
 
-    enhanced: the status for the client (RFC 3463), of the class 4.
+    enhanced: the status for the client (RFC 3463), of the class 4. reply: the 421 that said so, if one did.
     """
 
-    def __init__(self, reason: str, enhanced: str = "4.4.2") -> None:
+    def __init__(self, reason: str, enhanced: str = "4.4.2", *, reply: Reply | None = None) -> None:
         super().__init__(reason)
         self.enhanced = enhanced
+        self.reply = reply
 
 
 class Reply(NamedTuple):
@@ -69,7 +72,7 @@ class Reply(NamedTuple):
         return 200 <= self.code < 300
 
     def __str__(self) -> str:
-        return f"{self.code} {' '.join(self.lines)}"
+        return f"{self.code} {' '.join(self.lines)}"[:LONGEST_TEXT]
 
 
 # Stands for a reply that did not come.
@@ -110,16 +113,29 @@ class Connection:
         """Say MAIL and RCPT; return the reply to MAIL and, where it was accepted, those to the recipients."""
         self.used += 1
         self.clean = False
+        await self._nothing_unasked()
         # RFC 2920 3.1: "In particular, the commands RSET, MAIL FROM, SEND FROM, SOML FROM, SAML FROM, and RCPT TO can
         # all appear anywhere in a pipelined command group."
-        if "PIPELINING" in self.offers:
+        together = "PIPELINING" in self.offers
+        if together:
             self._write(mail + b"".join(recipients))
-            answer, *answers = [await self._reply(self._limits.command) for _ in range(1 + len(recipients))]
-        else:
-            answer = await self._ask(mail)
-            answers = [await self._ask(recipient) for recipient in recipients] if answer.ok else []
-        self.refusals += [answer.ok, *(each.ok for each in answers)].count(False)
-        return answer, answers if answer.ok else []
+        replies: list[Reply] = []
+        try:
+            for command in (mail, *recipients):
+                if together or not replies or replies[0].ok:
+                    replies.append(await (self._reply(self._limits.command) if together else self._ask(command)))
+        except Lost as lost:
+            replies = self._refused_until(replies, lost) + [lost.reply or GONE] * (1 + len(recipients) - len(replies))
+        self.refusals += sum(not reply.ok for reply in replies)
+        return replies[0], replies[1:] if replies[0].ok else []
+
+    def _refused_until(self, replies: list[Reply], lost: Lost) -> list[Reply]:
+        """Return the refusals that came before the connection was lost; raise Lost where another may do better."""
+        # A server ends a connection with so many refusals (Postfix: smtpd_hard_error_limit, 20), each time anew: were
+        # they forgotten, the message would be "later" until it is given up.
+        if self.used > 1 or all(reply.ok for reply in replies):
+            raise lost
+        return replies[:1] + [(lost.reply or GONE) if reply.ok else reply for reply in replies[1:]]
 
     async def reset(self) -> None:
         """End a transaction without a message; raises nothing: the connection then is not clean."""
@@ -144,7 +160,7 @@ class Connection:
             except _Answered:  # with 421, say (RFC 5321 3.8), or by going away
                 return answers.so_far()
             end = dots.end()
-            if answers.done:
+            if await self._has_answered(answers):
                 return answers.so_far()
             self._write(end)
             return await answers.all(self._limits.termination)
@@ -190,6 +206,13 @@ class Connection:
 
     # --- Octets
 
+    async def _nothing_unasked(self) -> None:
+        """Raise Lost for a reply that nobody waits for: it would be taken for that to the next command."""
+        with suppress(TimeoutError, OSError):
+            async with asyncio.timeout(0):
+                await self._reader.read(1)
+            raise Lost("it said more than it was asked for, or closed the connection")
+
     async def _ask(self, command: bytes) -> Reply:
         self._write(command)
         return await self._reply(self._limits.command)
@@ -199,8 +222,22 @@ class Connection:
             raise Lost("it closed the connection")
         self._writer.write(octets)
 
+    async def _has_answered(self, answers: _Answers) -> bool:
+        if self._says_something():  # to write to one that refuses and closes would lose what it says
+            await answers.settle()
+        return answers.done
+
+    def _says_something(self) -> bool:
+        """Whether there is something to read that the event loop has not read yet."""
+        connection = self._writer.get_extra_info("socket")
+        if connection is None or connection.fileno() < 0 or not hasattr(select, "poll"):  # Windows has none
+            return False
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
+
     async def _push(self, octets: bytes, answers: _Answers) -> None:
-        if answers.done:
+        if await self._has_answered(answers):
             raise _Answered
         try:
             self._write(octets)
@@ -223,7 +260,7 @@ class Connection:
             raise Lost("it does not answer") from error
         # RFC 5321 3.8: a server that must shut down answers with 421 whatever it is asked, and closes.
         if reply.code == 421:
-            raise Lost(f"it said {reply}")
+            raise Lost(f"it said {reply}", reply=reply)
         return reply
 
     async def read(self) -> Reply:

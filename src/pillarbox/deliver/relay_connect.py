@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from typing import TYPE_CHECKING, cast
+import socket
+from base64 import b64encode
+from typing import TYPE_CHECKING, Any, cast
 
 from aiosmtplib import (
     SMTP,
@@ -16,12 +18,13 @@ from aiosmtplib import (
     SMTPException,
     SMTPHeloError,
     SMTPResponseException,
+    SMTPServerDisconnected,
 )
 
-from pillarbox.deliver.relay_client import LONGEST_LINE, Connection, Lost
+from pillarbox.deliver.relay_client import LONGEST_LINE, LONGEST_TEXT, Connection, Lost
 
 if TYPE_CHECKING:
-    from pillarbox.deliver.relay_settings import Place
+    from pillarbox.deliver.relay_settings import Login, Place
 
 __all__ = ["LoginRefused", "connect"]
 
@@ -34,7 +37,7 @@ class LoginRefused(Lost):
 
 async def connect(place: Place) -> Connection:
     """Return a connection that is ready for MAIL; raise Lost."""
-    smtp = _client(place)
+    smtp = _client(place, None if place.path else await _to_host(place))
     cancelled = _cancelled()
     try:
         await smtp.connect(timeout=place.limits.connect)
@@ -57,12 +60,43 @@ def _cancelled() -> int:
     return task.cancelling() if task is not None else 0
 
 
-def _client(place: Place) -> SMTP:
-    where: dict[str, str | int] = (
-        {"socket_path": place.path} if place.path else {"hostname": place.host, "port": place.port}
-    )
+async def _to_host(place: Place) -> socket.socket:
+    """Connect to one address of the host: one that does not answer leaves time for the others."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + place.limits.connect
+    failed: Exception = OSError("it has no address")
+    try:
+        async with asyncio.timeout_at(end):
+            found = await loop.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM)
+    except TimeoutError:
+        raise Lost("cannot connect: its name cannot be looked up in time", "4.4.1") from None
+    except (OSError, ValueError) as error:  # ValueError: a name that IDNA cannot encode
+        found, failed = [], error
+    for left, (family, _, _, _, address) in zip(range(len(found), 0, -1), found, strict=True):
+        try:
+            return await _to_address(family, address, (end - loop.time()) / left)
+        except OSError as error:
+            failed = error
+    raise Lost(f"cannot connect: {_of_system(failed)}", "4.4.1") from failed
+
+
+async def _to_address(family: int, address: tuple[Any, ...], patience: float) -> socket.socket:
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connection.setblocking(False)
+        async with asyncio.timeout(patience):
+            await asyncio.get_running_loop().sock_connect(connection, address)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _client(place: Place, connection: socket.socket | None) -> SMTP:
     return SMTP(
-        **where,  # type: ignore[arg-type]  # each is of its type
+        hostname=place.host or None,  # that the certificate is to be for
+        socket_path=place.path or None,
+        sock=connection,
         local_hostname=place.name,
         use_tls=place.implicit,
         start_tls=False,  # later: LMTP says LHLO before it
@@ -102,15 +136,35 @@ async def _logged_in(smtp: SMTP, place: Place) -> None:
         return
     if not (place.login.insecure or smtp.get_transport_info("sslcontext")):
         raise Lost("it offers no TLS, without which the password is not sent", "4.7.4")
-    try:
-        await smtp.login(place.login.username, place.login.password)
-    except ConnectionError:
-        raise
-    except SMTPAuthenticationError as error:
-        kind = LoginRefused if error.code >= 500 else Lost
-        raise kind(f"it refuses the login: {error.code} {error.message}", "4.3.5") from error
-    except SMTPException as error:
-        raise Lost(f"cannot log in: {error}", "4.3.5") from error
+    refused: SMTPAuthenticationError | None = None
+    for method in smtp.supported_auth_methods:  # some servers offer what they then refuse
+        try:
+            await getattr(smtp, f"auth_{method.replace('-', '')}")(place.login.username, place.login.password)
+        except SMTPAuthenticationError as error:
+            refused = error
+        except SMTPServerDisconnected:
+            if refused is None:
+                raise
+            break  # for the refusal: to come again at once would be as if it had not been said
+        else:
+            return
+    if refused is None:
+        raise Lost("cannot log in: it offers no AUTH, or none that is known here", "4.3.5")
+    kind = LoginRefused if refused.code >= 500 else Lost
+    said = _without_password(refused.message, place.login)
+    raise kind(f"it refuses the login: {refused.code} {said}"[:LONGEST_TEXT], "4.3.5") from None
+
+
+def _without_password(text: str, login: Login) -> str:
+    """Return what a server says without what it was told, where it repeats a command that it does not know."""
+    plain = f"\0{login.username}\0{login.password}"
+    for secret in (_base64(plain), _base64(login.password), login.password):
+        text = text.replace(secret, "********") if secret else text
+    return text
+
+
+def _base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
 
 
 def _handed_over(smtp: SMTP, place: Place) -> Connection:
@@ -130,9 +184,15 @@ def _handed_over(smtp: SMTP, place: Place) -> Connection:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, SMTPResponseException):
-        return f"it said {error.code} {' '.join(error.message.split())}"
+        return f"it said {error.code} {' '.join(error.message.split())}"[:LONGEST_TEXT]
     cause = error.__cause__
     if isinstance(error, SMTPConnectError) and isinstance(cause, OSError) and not isinstance(cause, SMTPException):
-        return f"cannot connect: {cause.strerror or cause}"
+        return f"cannot connect: {_of_system(cause)}"
     # aiosmtplib names the place, which stands in the log already, and for a Unix socket "None on port None".
     return _PLACE.sub("cannot connect: ", str(error)) or type(error).__name__
+
+
+def _of_system(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it does not answer"
+    return getattr(error, "strerror", None) or str(error)

@@ -17,6 +17,7 @@ __all__ = ["Pool"]
 # A server makes a client wait that it has refused so often (Postfix: smtpd_soft_error_limit, 10), and then ends it.
 _MOST_REFUSALS = 10
 PATIENCE = 60.0  # seconds for a connection to become free
+_FAREWELL = 1.0  # seconds that who takes leave may hold up the next one
 
 
 class Pool:
@@ -24,10 +25,12 @@ class Pool:
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], most: int, idle: float) -> None:
         self._connect = connect
+        self._most = most
+        self._used = 0
         self._idle_time = idle
         self._places = asyncio.Semaphore(most)
         self._idle: dict[Connection, asyncio.TimerHandle] = {}  # the last one is the freshest
-        self._leaving: set[asyncio.Task[None]] = set()
+        self._leaving: dict[asyncio.Task[None], Connection] = {}  # the first one is the oldest
         self._closed = False
 
     async def take(self, *, fresh: bool = False) -> Connection:
@@ -38,18 +41,19 @@ class Pool:
         except TimeoutError as error:
             # RFC 3463 3.4: "X.3.2 System not accepting network messages".
             raise Lost(f"all connections were in use for {PATIENCE:g} seconds", "4.3.2") from error
+        self._used += 1
         try:
             if fresh:  # then the others have waited as long, and are dead too
                 for old in list(self._idle):
                     self._retire(old)
-            return self._freshest() or await self._connect()
+            return self._freshest() or await self._opened()
         except BaseException:
-            self._places.release()
+            self._release()
             raise
 
     def give_back(self, connection: Connection) -> None:
         """End the use of a connection: it is kept, or dropped where a transaction is still open."""
-        self._places.release()
+        self._release()
         if not connection.clean:
             connection.abort()
             return
@@ -66,6 +70,19 @@ class Pool:
         if self._leaving:
             await asyncio.wait(self._leaving)
 
+    async def _opened(self) -> Connection:
+        """Open a connection where there is room for it; who takes leave for too long is cut off."""
+        while self._leaving and self._used + len(self._idle) + len(self._leaving) > self._most:
+            oldest, connection = next(iter(self._leaving.items()))
+            if not (await asyncio.wait([oldest], timeout=_FAREWELL))[0]:
+                connection.abort()
+                await asyncio.wait([oldest])
+        return await self._connect()
+
+    def _release(self) -> None:
+        self._used -= 1
+        self._places.release()
+
     def _freshest(self) -> Connection | None:
         if not self._idle:
             return None
@@ -76,5 +93,5 @@ class Pool:
     def _retire(self, connection: Connection) -> None:
         self._idle.pop(connection).cancel()
         task = asyncio.create_task(connection.quit())
-        self._leaving.add(task)
-        task.add_done_callback(self._leaving.discard)
+        self._leaving[task] = connection
+        task.add_done_callback(self._leaving.pop)

@@ -133,10 +133,10 @@ def _on_a_host(scheme: str, rest: str) -> NextServer:
     shown = f"{scheme}://{rest.removeprefix('//').rpartition('@')[2]}"
     try:
         parts = urlsplit(f"{scheme}:{rest}")
-        port = parts.port or _PORTS[scheme]
+        port = _PORTS[scheme] if parts.port is None else parts.port
     except ValueError:
         raise _wrong(shown, scheme) from None
-    if not parts.hostname or parts.path not in ("", "/") or parts.query or parts.fragment:
+    if not parts.hostname or not port or parts.path not in ("", "/") or parts.query or parts.fragment:
         raise _wrong(shown, scheme)
     username = unquote(parts.username) if parts.username else None
     password = SecretStr(unquote(parts.password)) if parts.password else None
@@ -242,7 +242,8 @@ def _context(settings: RelaySettings, *, required: bool) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=_expanded(settings.ca))
         if settings.cert is not None:
             files = f"cert {settings.cert}" + (f", key {settings.key}" if settings.key is not None else "")
-            context.load_cert_chain(str(_expanded(settings.cert)), _expanded(settings.key))
+            # An empty password: for a key with another OpenSSL would ask the terminal, and wait.
+            context.load_cert_chain(str(_expanded(settings.cert)), _expanded(settings.key), password="")
     except OSError as error:  # ssl's errors are too
         reason = (error.strerror or str(error)).lower()
         raise ConfigurationError(f"{files}: cannot be read: {reason}") from error

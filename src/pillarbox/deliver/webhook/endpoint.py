@@ -225,6 +225,9 @@ async def _content(response: aiohttp.ClientResponse) -> tuple[bytes, str]:
         if response.status <= 299 and response.content_type.endswith("json"):
             raise  # it may have been a refusal
         content = b""
+    compressed = response.headers.get("Content-Encoding", "identity").lower() != "identity"
+    if compressed and response.status <= 299 and response.content_type.endswith("json"):
+        raise _GiveUp("its answer is compressed, which it was asked not to do")  # a refusal would be overlooked
     return content, response.content_type
 
 
@@ -252,5 +255,7 @@ def _described(error: BaseException) -> str:
     """Say what went wrong in a connection without the URL, which may hold a secret."""
     if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientConnectorCertificateError):
         return str(error)  # host, port and reason
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return f"the proxy answers {error.status} (look at proxy)"
     reason = getattr(error, "strerror", None)
     return f"{type(error).__name__}{f': {reason}' if reason else ''}"

@@ -22,6 +22,7 @@ _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _UNSENDABLE = re.compile(r"[\s\x00-\x1f\x7f]")
 _VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OURS = {
+    "accept-encoding",
     "connection",
     "content-encoding",
     "content-length",
@@ -122,6 +123,8 @@ def shown_url(url: str, settings: WebhookSettings) -> str:
     shown = f"{parts.scheme}://{_host(parts.hostname)}{f':{port}' if port else ''}{parts.path}"
     if not parts.hostname or port == 0 or _UNSENDABLE.search(parts.netloc):
         raise ConfigurationError(f"{shown!r} names no host: write https://HOST/PATH")
+    if parts.hostname.isascii() and not all(0 < len(label) < 64 for label in parts.hostname.rstrip(".").split(".")):
+        raise ConfigurationError(f"{shown!r}: the host is no name: each part between dots has 1 to 63 characters")
     if _UNSENDABLE.search(url):
         raise ConfigurationError(f"{shown!r}: a space in it is written %20")
     if parts.fragment:
