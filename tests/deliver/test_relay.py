@@ -882,7 +882,7 @@ class TestLogin:
             assert (len(inbox), sessions[0].user, sessions[0].secure) == (1, "edge", True)
 
     async def test_from_the_url_or_a_file(self, tmp_path: Path) -> None:
-        (tmp_path / "password").write_text("s3cret %\n")
+        (tmp_path / "password").write_text("s3cret %\n", "utf-8-sig")  # with a mark of the byte order
         async with relayed(auth_optional=False, on_auth=self.on_auth) as (_, inbox, served):
             place = f"localhost:{served.address[1]}"
             async with relay(f"smtp://edge:s3cret%20%25@{place}") as target:

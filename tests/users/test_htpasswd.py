@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from codecs import BOM_UTF8
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from pillarbox import AuthRequest, ConfigurationError, Reject, ScramKeys
 from pillarbox.users import Chain, users_from_url, watched
 from pillarbox.users.accounts import parse_accounts
 from pillarbox.users.checking import Checking
+from pillarbox.users.editing import lines_of
 from pillarbox.users.passwords import Secret
 from support import TIMEOUT, b64, recorded
 from users.logins import LATER, WELCOME, WRONG, asking, by_smtplib, offered, plain, scram, session, started
@@ -468,6 +470,13 @@ class TestStart:
         assert says in str(refused.value)
         secret = line.partition(":")[2]
         assert len(secret) < 5 or secret not in str(refused.value)
+
+    async def test_a_mark_of_the_byte_order_is_no_part_of_the_first_line(self, file: Path) -> None:
+        file.write_bytes(BOM_UTF8 + b"# people\n")
+        users = backend(file)
+        await users.start()
+        await users.close()
+        assert lines_of(file) == ["# people"]
 
     async def test_a_line_that_is_not_utf_8(self, file: Path) -> None:
         file.write_bytes(b"jos\xe9:" + ARGON2.encode() + b"\n")

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from pillarbox import ConfigurationError, Reject, Session, log_fields
 from pillarbox.deliver import Message, settled, unavailable
+from pillarbox.program.paths import sync_folder
 
 __all__ = [
     "Steps",
@@ -25,7 +26,6 @@ __all__ = [
     "reason_of",
     "refuses_all",
     "resolved",
-    "sync_folder",
     "unknown_mailbox",
     "write_all",
 ]
@@ -186,17 +186,6 @@ def write_all(descriptor: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable."""
-    if os.name == "nt":  # Windows opens no folders; its file systems log their own changes
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def resolved(path: Path) -> Path:

@@ -33,12 +33,12 @@ from pillarbox.deliver.disk import (
     reason_of,
     refuses_all,
     resolved,
-    sync_folder,
     unknown_mailbox,
     write_all,
 )
 from pillarbox.deliver.maildirquota import Quota
 from pillarbox.deliver.template import PathTemplate
+from pillarbox.program.paths import sync_folder
 
 __all__ = ["Maildir"]
 

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Self
 
 from pillarbox import log_fields
-from pillarbox.deliver.disk import resolved, sync_folder, write_all
+from pillarbox.deliver.disk import resolved, write_all
+from pillarbox.program.paths import sync_folder
 
 __all__ = ["LOCK", "LONGEST_SUFFIX", "Busy", "MboxFile"]
 

@@ -266,7 +266,7 @@ def _login(server: NextServer, settings: RelaySettings) -> Login | None:
 
 def _password_of(file: str) -> str:
     try:
-        text = expanded(file).read_text(encoding="utf-8")
+        text = expanded(file).read_text(encoding="utf-8-sig")  # some editors put a mark in front
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise ConfigurationError(f"password_file {file}: cannot be read: {reason.lower()}") from error

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pillarbox import ConfigurationError
-from pillarbox.deliver.disk import sync_folder
 from pillarbox.deliver.spool import Spool
+from pillarbox.program.paths import sync_folder
 
 __all__ = ["APPLICATION", "LOCKED", "VERSION", "MessageFile", "Row", "is_busy", "primary_code"]
 

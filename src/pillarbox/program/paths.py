@@ -1,4 +1,7 @@
-"""Paths in URLs and settings: relative ones begin at the working directory, and ``~`` is the home directory."""
+"""Paths in URLs and settings: relative ones begin at the working directory, and ``~`` is the home directory.
+
+And what targets and users both do with what is there.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 
 from pillarbox import ConfigurationError
 
-__all__ = ["can_be_named", "expanded", "local_path", "looks"]
+__all__ = ["can_be_named", "expanded", "local_path", "looks", "sync_folder"]
 
 
 def local_path(url: str, example: str = "") -> Path:
@@ -57,3 +60,14 @@ def _look(path: Path) -> tuple[int, ...] | None:
     except OSError:
         return None
     return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a folder's entries durable."""
+    if os.name == "nt":  # Windows opens no folders; its file systems log their own changes
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from codecs import BOM_UTF8
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -83,7 +84,8 @@ class Accounts(dict[str, Account]):
 def parse_accounts(content: bytes) -> Accounts:
     """Read a file; lines that are wrong are left out, and told of in ``problems``."""
     accounts, problems = Accounts(), []
-    for number, line in enumerate(content.split(b"\n"), 1):
+    # Some editors put a mark of the byte order in front: it is no part of a line.
+    for number, line in enumerate(content.removeprefix(BOM_UTF8).split(b"\n"), 1):
         try:
             _read_line(accounts, line.decode())
         except UnicodeDecodeError:

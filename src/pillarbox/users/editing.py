@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pillarbox.deliver.disk import sync_folder
+from pillarbox.program.paths import sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +25,8 @@ _NEVER_OTHERS = 0o660  # what an existing file may keep of its mode
 
 def lines_of(path: Path) -> list[str]:
     """Return a file's lines; what is no UTF-8 comes back as it was when it is written. Raises OSError."""
-    content = path.read_bytes().decode("utf-8", "surrogateescape")
+    # Some editors put a mark of the byte order in front: it is no part of a line.
+    content = path.read_bytes().decode("utf-8", "surrogateescape").removeprefix("\ufeff")
     return content.removesuffix("\n").split("\n") if content else []
 
 

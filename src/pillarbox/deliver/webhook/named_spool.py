@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from pillarbox.deliver.disk import Steps, sync_folder
+from pillarbox.deliver.disk import Steps
 from pillarbox.deliver.spool import Spool
+from pillarbox.program.paths import sync_folder
 
 __all__ = ["NAME_START", "NamedSpool", "remove_leftovers"]
 
