@@ -73,9 +73,13 @@ class TestJSON:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pipe that can be locked")
-def test_long_lines_of_several_workers_stay_whole_where_the_reader_is_slow(tmp_path: Path) -> None:
-    """A system writes no more than PIPE_BUF in one piece, and between two pieces another process may write."""
-    command = [*MODULE, "serve", "--workers", "2", "--listen", "127.0.0.1:0", "--deliver", "discard:"]
+@pytest.mark.parametrize(("workers", "blocking"), [("2", True), ("2", False), ("1", False)])
+def test_long_lines_stay_whole_where_the_reader_is_slow(tmp_path: Path, workers: str, blocking: bool) -> None:
+    """A system writes no more than PIPE_BUF in one piece, and between two pieces another process may write.
+
+    Who started the program may have made the pipe not block, as for itself.
+    """
+    command = [*MODULE, "serve", "--workers", workers, "--listen", "127.0.0.1:0", "--deliver", "discard:"]
     recipients = [f"{number:060}@{'.'.join(['d' * 60] * 3)}.example" for number in range(10)]
     read = b""
     import fcntl
@@ -88,10 +92,11 @@ def test_long_lines_of_several_workers_stay_whole_where_the_reader_is_slow(tmp_p
         wait(clients)
         program.terminate()
 
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as program, ThreadPoolExecutor(5) as clients:
-        assert program.stderr is not None
-        pipe = program.stderr.fileno()
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # it is full with the half of such a line
+    pipe, its = os.pipe()
+    fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, 4096)  # it is full with the half of such a line
+    os.set_blocking(its, blocking)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=its) as program, ThreadPoolExecutor(5) as clients:
+        os.close(its)
         ending = threading.Timer(WAIT, program.kill)
         ending.start()
         while not (found := re.search(rb"listening on 127\.0\.0\.1:(\d+)", read)):
@@ -101,6 +106,7 @@ def test_long_lines_of_several_workers_stay_whole_where_the_reader_is_slow(tmp_p
         while octets := os.read(pipe, 4096):
             read += octets
         ending.cancel()
+    os.close(pipe)
     lines = [json.loads(line) for line in read.splitlines()]
     assert sum("outcome" in line for line in lines) == 80
 

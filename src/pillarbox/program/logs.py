@@ -68,6 +68,8 @@ def log_to_stderr(settings: LogSettings, *, worker: int | None = None) -> None:
     if handler is None:
         handler = _Stderr()
         root.addHandler(handler)
+        if (pipe := pipe_of(handler.stream)) is not None:
+            os.set_blocking(pipe, True)  # else lines are lost where it is full for a moment
     if worker is not None:
         handler.worker, handler.pipe = worker, pipe_of(handler.stream)
     handler.setFormatter(_formatter(settings.log_format, handler.worker))
