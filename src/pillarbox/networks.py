@@ -38,6 +38,11 @@ class Networks:
     def __bool__(self) -> bool:
         return self._everyone or bool(self._networks)
 
+    @property
+    def shortest_prefix(self) -> int:
+        """How many bits its largest network is told by: 0 for everyone, 128 for no one."""
+        return 0 if self._everyone else min((network.prefixlen for network in self._networks), default=128)
+
     def __contains__(self, address: str) -> bool:
         if self._everyone:
             return True

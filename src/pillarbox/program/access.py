@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from ipaddress import IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,16 +108,7 @@ class Access:
 
 def everyone(listed: bool | Iterable[str]) -> bool:
     """Whether a list of peers means all there are, or so many that there is no difference."""
-    if isinstance(listed, bool):
-        return listed
-    return any(each == "*" or _prefix(each) < _LARGEST for each in listed)
-
-
-def _prefix(listed: str) -> int:
-    """Return how many bits say which network this is; of IPv4-mapped IPv6 those of IPv4."""
-    network = ip_network(listed, strict=False)
-    mapped = isinstance(network, IPv6Network) and network.prefixlen >= 96 and network[0].ipv4_mapped is not None
-    return network.prefixlen - (96 if mapped else 0)
+    return Networks(listed).shortest_prefix < _LARGEST
 
 
 class _Senders:
