@@ -485,6 +485,7 @@ class TestStatus:
             ([*TO, "--server", "http://x"], "unknown scheme 'http'"),
             ([*TO, "--subject", "x", "-"], "make a message up: leave FILE out"),
             ([*TO, "none.eml"], "none.eml: cannot be read: no such file or directory"),
+            ([*TO, "smtp://localhost:25"], "a server is given as --server smtp://localhost:25"),
             ([*TO, "--attach", "none.png"], "--attach none.png: cannot be read"),
             ([*TO, "--header", "x"], "write 'Name: value'"),
             ([*TO, "--header", "X: a\nBcc: b"], "write 'Name: value'"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import logging
+import os
 import random
 import re
 import socket
@@ -444,6 +446,14 @@ class TestFaults:
             assert "secrets" not in await refused(target)
             assert "secrets.example is closed" in caplog.text
             assert there.url() in caplog.text
+
+    async def test_a_server_that_is_not_there_is_named_once(
+        self, caplog: pytest.LogCaptureFixture, unused_tcp_port: int
+    ) -> None:
+        url = f"smtp://127.0.0.1:{unused_tcp_port}"
+        async with relay(url) as target:
+            assert await refused(target) == UNREACHABLE
+        assert caplog.messages[-1] == f"{url}: cannot connect: {os.strerror(errno.ECONNREFUSED)}"
 
     async def test_a_server_that_closes_at_once_is_named_once(self, caplog: pytest.LogCaptureFixture) -> None:
         async with next_server(greeting=CLOSES) as there, relay(there.url()) as target:

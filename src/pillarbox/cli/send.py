@@ -168,6 +168,8 @@ def _content(file: str) -> bytes:
     try:
         return Path(file).read_bytes()
     except OSError as error:
+        if "://" in file:
+            raise ConfigurationError(f"{file} is no FILE: a server is given as --server {file}") from error
         raise ConfigurationError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from error
 
 

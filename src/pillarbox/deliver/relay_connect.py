@@ -6,6 +6,7 @@ Then the socket changes hands: ``relay_client`` speaks from there on.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 from base64 import b64encode
@@ -195,4 +196,6 @@ def _reason(error: Exception) -> str:
 def _of_system(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer"
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and error.errno:
+        return os.strerror(error.errno)  # asyncio's own text has the address again instead of the reason
     return getattr(error, "strerror", None) or str(error)
