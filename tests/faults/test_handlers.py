@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import warnings
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -624,3 +625,4 @@ def test_what_ends_the_program(place: Place, ends: Hook, loop_name: str) -> None
         warnings.simplefilter("ignore", ResourceWarning)
         with asyncio.Runner(loop_factory=_factory(loop_name)) as runner, pytest.raises((KeyboardInterrupt, SystemExit)):
             runner.run(program())
+        gc.collect()  # asyncio tells of what ended a task when that is collected: here, and not in another test
